@@ -1,0 +1,242 @@
+//! The one vocabulary of writing: every change of replicated state is a `Command` in an `Envelope`.
+//!
+//! Applying is a function of the log alone. Times, ids and random values are written into the command before it is
+//! proposed; expiry is a command too.
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::Check;
+use crate::config_entry::{ConfigEntry, ConfigKind};
+use crate::fault::Fault;
+use crate::identity::TrustDomain;
+use crate::intention::{Action, Party, SourceIntention};
+use crate::node::{Node, NodeRole, NodeStatus};
+use crate::service::Instance;
+use crate::topic::{RootCertificate, ServerInfo};
+use crate::{CheckId, Datacenter, InstanceId, Millis, Namespace, NodeId, NodeName, Revision};
+
+/// The newest form of command that this build writes and understands. An entry of a higher level stops the server.
+pub const LEVEL: u16 = 1;
+
+/// Identifies a request, so that a repeat returns the first outcome instead of acting twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub uuid::Uuid);
+
+/// On whose behalf something is asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The host whose authenticated session carried it; absent: the server itself.
+    pub node: Option<NodeName>,
+    /// The local user behind it, where the kernel told.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// Accessor of the access token; absent until access control lands.
+    #[serde(default)]
+    pub accessor: Option<String>,
+}
+
+/// What lies in the Raft log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    pub level: u16,
+    pub request: RequestId,
+    pub actor: Actor,
+    /// The leader's wall clock when it proposed.
+    pub at: Millis,
+    pub command: Command,
+}
+
+impl std::fmt::Display for Envelope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.command.name(), self.request.0)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and never in a collection")]
+pub enum Command {
+    /// The first of all: what the mesh is. Refused once there is one.
+    CreateMesh(CreateMesh),
+    /// A host comes in with a join token, or is told apart from one that holds its name.
+    Join(Join),
+    /// A host that joined tells its address, role and version; keeps its status alive.
+    AnnounceNode(Node),
+    /// A server's verdict on a host.
+    SetNodeStatus {
+        node: NodeName,
+        status: NodeStatus,
+    },
+    /// A host and all that it registered are gone.
+    RemoveNode {
+        node: NodeName,
+    },
+    /// One registration: a host, at most one instance, and checks, all or nothing.
+    Register(Register),
+    Deregister(Deregister),
+    PutConfig {
+        entry: ConfigEntry,
+        cas: Option<Revision>,
+    },
+    DeleteConfig {
+        kind: ConfigKind,
+        name: String,
+        cas: Option<Revision>,
+    },
+    /// One source of one destination, put or replaced.
+    PutIntention {
+        destination: Party,
+        destination_namespace: Namespace,
+        source: SourceIntention,
+    },
+    DeleteIntention {
+        source: Party,
+        destination: Party,
+    },
+    CreateJoinToken(JoinToken),
+    RevokeJoinToken {
+        id: String,
+    },
+    /// A server's certificate authority key pair, certified by the root: kept so that it can be revoked.
+    PutIntermediate {
+        node: NodeName,
+        certificate_pem: String,
+    },
+    /// A server tells where it listens; one that says it leads takes that from the others.
+    AnnounceServer(ServerInfo),
+    /// A certificate was signed for a host: kept so that it is revoked when the host is removed or replaced.
+    RecordCertificate {
+        node: NodeName,
+        sha256: Vec<u8>,
+        not_after: Millis,
+    },
+    /// What the configuration of the leader says of the whole mesh.
+    UpdateMesh {
+        default_intention: Action,
+        leaf_ttl_ms: u64,
+    },
+}
+
+impl Command {
+    /// For logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateMesh(_) => "create-mesh",
+            Self::Join(_) => "join",
+            Self::AnnounceNode(_) => "announce-node",
+            Self::SetNodeStatus { .. } => "set-node-status",
+            Self::RemoveNode { .. } => "remove-node",
+            Self::Register(_) => "register",
+            Self::Deregister(_) => "deregister",
+            Self::PutConfig { .. } => "put-config",
+            Self::DeleteConfig { .. } => "delete-config",
+            Self::PutIntention { .. } => "put-intention",
+            Self::DeleteIntention { .. } => "delete-intention",
+            Self::CreateJoinToken(_) => "create-join-token",
+            Self::RevokeJoinToken { .. } => "revoke-join-token",
+            Self::PutIntermediate { .. } => "put-intermediate",
+            Self::AnnounceServer(_) => "announce-server",
+            Self::RecordCertificate { .. } => "record-certificate",
+            Self::UpdateMesh { .. } => "update-mesh",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateMesh {
+    pub trust_domain: TrustDomain,
+    pub datacenter: Datacenter,
+    pub root: RootCertificate,
+    /// The root's private key, encrypted to each server's sealing key.
+    pub sealed_root_key: Vec<SealedKey>,
+    pub default_intention: Action,
+    pub leaf_ttl_ms: u64,
+}
+
+/// The root key as ciphertext that one server can open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedKey {
+    pub node: NodeName,
+    /// The sealing key's public half (HPKE, X25519).
+    pub recipient: Vec<u8>,
+    pub encapsulated: Vec<u8>,
+    pub ciphertext: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// Of the join token.
+    pub token: String,
+    /// The secret's SHA-256; the secret itself never enters the log.
+    pub secret_sha256: Vec<u8>,
+    /// SHA-256 of the joining key: a retry with the same key costs no use.
+    pub key_sha256: Vec<u8>,
+    pub id: NodeId,
+    pub name: NodeName,
+    pub role: NodeRole,
+    pub address: String,
+    pub mesh_port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// Created or updated, unless `skip_node_update` and it exists.
+    pub node: Node,
+    pub skip_node_update: bool,
+    pub instance: Option<Instance>,
+    pub checks: Vec<Check>,
+    /// Checks of the instance that are not among `checks` go away.
+    pub replace_checks: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deregister {
+    pub node: NodeName,
+    pub what: DeregisterWhat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeregisterWhat {
+    Node,
+    Instance(InstanceId),
+    Check(CheckId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    pub id: String,
+    pub secret_sha256: Vec<u8>,
+    pub role: NodeRole,
+    pub expires: Millis,
+    pub uses: u32,
+    pub created: Millis,
+}
+
+/// A join token as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenInfo {
+    pub id: String,
+    pub role: NodeRole,
+    pub created: Millis,
+    pub expires: Millis,
+    pub uses: u32,
+    pub uses_left: u32,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Where it stands in the log.
+    pub revision: Revision,
+    pub result: Result<Done, Fault>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Done {
+    /// Carried out, or already so.
+    Yes,
+    /// A compare-and-set whose index did not match; nothing changed.
+    CasFailed,
+    /// Deleted, or there was nothing to delete.
+    Deleted { existed: bool },
+}

@@ -1,0 +1,24 @@
+//! Nouns and laws of the mesh: what things are and which rules hold between them.
+//!
+//! No clock, no I/O, no async: a function here gets all it needs as arguments, so that the same law holds on a
+//! server, on an agent and in a test. Everything that is stored or sent is built from these types.
+
+pub mod check;
+pub mod command;
+pub mod config_entry;
+pub mod definition;
+pub mod duration;
+pub mod fault;
+pub mod identity;
+pub mod intention;
+pub mod limit;
+pub mod name;
+pub mod node;
+pub mod revision;
+pub mod service;
+pub mod topic;
+pub mod view;
+
+pub use fault::{Fault, FaultCode};
+pub use name::{CheckId, Datacenter, InstanceId, Namespace, NodeId, NodeName, ServiceKey, ServiceName};
+pub use revision::{Millis, Revision};

@@ -1,0 +1,42 @@
+//! Every limit that more than one room must agree on. Sizes are bytes unless the name says otherwise.
+
+/// A DNS label (RFC 1035).
+pub const LABEL_BYTES: usize = 63;
+pub const SERVICE_NAME_BYTES: usize = 128;
+pub const NODE_NAME_BYTES: usize = 128;
+pub const INSTANCE_ID_BYTES: usize = 255;
+pub const CHECK_ID_BYTES: usize = 512;
+
+/// Tags of one instance, and the bytes of one tag.
+pub const TAGS: usize = 256;
+pub const TAG_BYTES: usize = 256;
+/// Metadata pairs of a node or an instance, and the bytes of a key and of a value (Consul's figures).
+pub const META_PAIRS: usize = 64;
+pub const META_KEY_BYTES: usize = 128;
+pub const META_VALUE_BYTES: usize = 512;
+/// Named ports of one instance.
+pub const NAMED_PORTS: usize = 32;
+/// Upstreams of one instance.
+pub const UPSTREAMS: usize = 256;
+/// Instances and checks that one host may register.
+pub const INSTANCES_PER_NODE: usize = 2_000;
+pub const CHECKS_PER_NODE: usize = 4_000;
+/// What a check says: cut to this, as Consul does.
+pub const CHECK_OUTPUT_BYTES: usize = 4 * 1024;
+/// Sources of one service-intentions entry, and permissions of one source.
+pub const INTENTION_SOURCES: usize = 4_096;
+pub const PERMISSIONS: usize = 128;
+/// One config entry, encoded.
+pub const CONFIG_ENTRY_BYTES: usize = 512 * 1024;
+
+/// A body of the HTTP API.
+pub const API_BODY_BYTES: usize = 512 * 1024;
+/// One command in the Raft log, encoded; below sled's blob threshold.
+pub const COMMAND_BYTES: usize = 480 * 1024;
+/// One frame between processes. Snapshots of a topic are cut into frames below it.
+pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// Topics that one session may follow.
+pub const TOPICS_PER_SESSION: usize = 10_000;
+
+const _: () = assert!(CONFIG_ENTRY_BYTES >= COMMAND_BYTES && COMMAND_BYTES < FRAME_BYTES);
+const _: () = assert!(API_BODY_BYTES < FRAME_BYTES);
