@@ -1,0 +1,241 @@
+//! The watch hub: who follows which topic, and what of it they must look at again.
+//!
+//! Nobody is sent a queue of events. A follower has a bounded set of dirty keys, and reads the newest state when it
+//! gets to it: a slow one skips what was in between. State and marks change together under one lock, so that a
+//! follower that took its marks and the state beside them has, for what it follows, everything up to that revision.
+
+mod frames;
+mod marks;
+mod ring;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use purlin_model::topic::Topic;
+use purlin_model::{Fault, FaultCode, NodeName, Revision, limit};
+use tokio::sync::Notify;
+
+use crate::raft;
+use crate::state::{State, Touched};
+
+pub(crate) use marks::{Dirty, Marks};
+
+/// Shared by all who follow and by the one who applies.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+    frames: frames::Frames,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Arc<State>,
+    ring: ring::Ring,
+    followers: HashMap<u64, Follower>,
+    topics: HashMap<Topic, BTreeSet<u64>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Follower {
+    node: Option<NodeName>,
+    topics: BTreeSet<Topic>,
+    dirty: Dirty,
+    bell: Arc<Notify>,
+}
+
+/// Figures for operators.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct HubMetrics {
+    pub(crate) followers: usize,
+    pub(crate) topics: usize,
+    pub(crate) ring_keys: usize,
+    pub(crate) frame_bytes: usize,
+}
+
+/// What a follower has to tell, and the state that it tells it from.
+pub(crate) struct Taken {
+    pub(crate) state: Arc<State>,
+    pub(crate) dirty: Dirty,
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every statement under the lock leaves it whole, so a panic elsewhere does not spoil it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state that was there before the first change that this hub was told of.
+    pub(crate) fn begin(&self, state: Arc<State>) {
+        let mut inner = self.lock();
+        if inner.state.applied() < state.applied() {
+            inner.ring.clear(state.applied());
+            inner.state = state;
+        }
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.lock().state.clone()
+    }
+
+    /// Starts to follow nothing yet. `node`: whose session it is.
+    pub(crate) fn subscribe(self: &Arc<Self>, node: Option<NodeName>) -> Subscription {
+        let bell = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        inner.next += 1;
+        let id = inner.next;
+        let follower =
+            Follower { node, topics: BTreeSet::new(), dirty: Dirty::default(), bell: bell.clone() };
+        inner.followers.insert(id, follower);
+        Subscription { hub: self.clone(), id, bell }
+    }
+
+    /// Wakes the sessions of a node, so that they tell how far they are: its agent waits to see its own write.
+    pub(crate) fn nudge(&self, node: &NodeName) {
+        for follower in self.lock().followers.values() {
+            if follower.node.as_ref() == Some(node) {
+                follower.bell.notify_one();
+            }
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> HubMetrics {
+        let inner = self.lock();
+        HubMetrics {
+            followers: inner.followers.len(),
+            topics: inner.topics.len(),
+            ring_keys: inner.ring.keys(),
+            frame_bytes: self.frames.bytes(),
+        }
+    }
+
+    pub(crate) fn frames(&self) -> &frames::Frames {
+        &self.frames
+    }
+}
+
+impl Inner {
+    fn mark(&mut self, touched: &[Touched]) {
+        for change in touched {
+            for (topic, key) in &change.keys {
+                let Some(ids) = self.topics.get(topic) else { continue };
+                let key: Arc<str> = key.as_str().into();
+                for id in ids {
+                    if let Some(follower) = self.followers.get_mut(id) {
+                        follower.dirty.mark(topic, key.clone());
+                        follower.bell.notify_one();
+                    }
+                }
+            }
+        }
+    }
+
+    fn unfollow(&mut self, id: u64, topic: &Topic) {
+        if let Some(ids) = self.topics.get_mut(topic) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.topics.remove(topic);
+            }
+        }
+    }
+}
+
+impl raft::Hook<State> for Hub {
+    fn applied(&self, state: &Arc<State>, touched: Vec<Touched>) {
+        let mut inner = self.lock();
+        inner.state = state.clone();
+        inner.mark(&touched);
+        for change in touched {
+            inner.ring.push(change);
+        }
+    }
+
+    fn replaced(&self, state: &Arc<State>, revision: Revision) {
+        let mut inner = self.lock();
+        inner.state = state.clone();
+        inner.ring.clear(revision);
+        for follower in inner.followers.values_mut() {
+            for topic in &follower.topics {
+                follower.dirty.mark_all(topic);
+            }
+            follower.bell.notify_one();
+        }
+    }
+}
+
+/// One follower's place in the hub; dropping it leaves the hub.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    hub: Arc<Hub>,
+    id: u64,
+    bell: Arc<Notify>,
+}
+
+impl Subscription {
+    /// Follows a topic. With a revision from which all changes are still known, only those are due; else all of it.
+    pub(crate) fn follow(&self, topic: Topic, have: Revision) -> Result<(), Fault> {
+        let mut inner = self.hub.lock();
+        let inner = &mut *inner;
+        let Some(follower) = inner.followers.get_mut(&self.id) else {
+            return Err(Fault::internal("a session that is gone cannot follow a topic"));
+        };
+        if !follower.topics.contains(&topic) && follower.topics.len() >= limit::TOPICS_PER_SESSION {
+            return Err(Fault::new(
+                FaultCode::TooLarge,
+                format!("a session may follow {} topics at most", limit::TOPICS_PER_SESSION),
+            ));
+        }
+        follower.topics.insert(topic.clone());
+        inner.topics.entry(topic.clone()).or_default().insert(self.id);
+        let now = inner.state.revision(&topic);
+        let missed = match have {
+            Revision(0) => None,
+            have if have > now => None,
+            have if have == now => Some(BTreeSet::new()),
+            have => inner.ring.since(&topic, have),
+        };
+        match missed {
+            Some(keys) => follower.dirty.mark_resumed(&topic, keys),
+            None => follower.dirty.mark_all(&topic),
+        }
+        follower.bell.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn unfollow(&self, topic: &Topic) {
+        let mut inner = self.hub.lock();
+        inner.unfollow(self.id, topic);
+        if let Some(follower) = inner.followers.get_mut(&self.id) {
+            follower.topics.remove(topic);
+            follower.dirty.forget(topic);
+        }
+    }
+
+    /// Resolves when there is something to take. Cancel safe; may resolve once for nothing.
+    pub(crate) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    /// What is due, and the state to read it from.
+    pub(crate) fn take(&self) -> Taken {
+        let mut inner = self.hub.lock();
+        let state = inner.state.clone();
+        let dirty =
+            inner.followers.get_mut(&self.id).map(|f| std::mem::take(&mut f.dirty)).unwrap_or_default();
+        Taken { state, dirty }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut inner = self.hub.lock();
+        if let Some(follower) = inner.followers.remove(&self.id) {
+            for topic in &follower.topics {
+                inner.unfollow(self.id, topic);
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What agents may ask of a server: one task a link, one a call, and one `authorize` that every call passes.
+//!
+//! A link's calls are bounded, and a caller that hangs up ends what it asked for. Nothing here changes state but by a
+//! command through Raft.
+
+mod ask;
+mod authorize;
+mod join;
+mod session;
+mod sign;
+mod write;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use purlin_model::command::{Actor, Command, Envelope, LEVEL, Outcome, RequestId};
+use purlin_model::identity::TrustDomain;
+use purlin_model::{Datacenter, Fault, FaultCode, Millis, NodeName};
+use purlin_wire::frame::FrameError;
+use purlin_wire::link::{Link, Stream};
+use purlin_wire::rpc::{self, Call, Reply};
+use serde::Serialize;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::feed::Hub;
+use crate::issue::Issuer;
+use crate::liveness::Liveness;
+use crate::metrics::Metrics;
+use crate::raft::RaftHandle;
+use crate::state::State;
+pub(crate) use authorize::Caller;
+pub(crate) use join::roots;
+
+/// Calls of one link that are under way; who has more waits to be heard.
+const CALLS_OF_MEMBER: usize = 1_024;
+const CALLS_OF_STRANGER: usize = 4;
+/// Of those, the ones that may wait for a change, so that they leave room for others.
+const WAITS_OF_LINK: usize = 768;
+
+/// The wall clock, given from outside.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+
+/// What every call works with.
+pub(crate) struct Service {
+    /// This server's own host.
+    pub(crate) node: NodeName,
+    pub(crate) datacenter: Datacenter,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) raft: RaftHandle<State>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) issuer: Issuer,
+    pub(crate) liveness: Mutex<Liveness>,
+    /// Rung when the liveness of a host must be looked at before the next tick.
+    pub(crate) look: Notify,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+}
+
+impl Service {
+    pub(crate) fn now(&self) -> Millis {
+        (self.clock)()
+    }
+
+    pub(crate) fn liveness(&self) -> MutexGuard<'_, Liveness> {
+        // The machine is whole after each of its methods, so a panic elsewhere does not spoil it.
+        self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Proposes a command of this server's own.
+    pub(crate) async fn propose_own(&self, command: Command) -> Result<Outcome, Fault> {
+        self.propose(RequestId(uuid::Uuid::new_v4()), Actor::default(), command).await
+    }
+
+    pub(crate) async fn propose(
+        &self,
+        request: RequestId,
+        actor: Actor,
+        command: Command,
+    ) -> Result<Outcome, Fault> {
+        let envelope = Envelope { level: LEVEL, request, actor, at: self.now(), command };
+        Box::pin(self.raft.propose(envelope)).await
+    }
+}
+
+/// A link and who is at its other end.
+struct Conversation {
+    service: Arc<Service>,
+    link: Arc<dyn Link>,
+    caller: Caller,
+    waits: Arc<Semaphore>,
+}
+
+/// Answers a link until it closes. Dropping the future ends every call of it.
+pub(crate) async fn serve(service: Arc<Service>, link: Arc<dyn Link>) {
+    let welcome = authorize::not_revoked(&service.hub.state(), link.peer());
+    let caller = match welcome.and_then(|()| Caller::of(link.peer(), &service.trust_domain)) {
+        Ok(caller) => caller,
+        Err(fault) => {
+            tracing::warn!(remote = link.remote(), %fault, "link refused");
+            return link.close(&fault.text);
+        }
+    };
+    let most = if caller.is_stranger() { CALLS_OF_STRANGER } else { CALLS_OF_MEMBER };
+    let room = Arc::new(Semaphore::new(most));
+    let waits = Arc::new(Semaphore::new(WAITS_OF_LINK));
+    let conversation = Arc::new(Conversation { service, link: link.clone(), caller, waits });
+    let mut calls = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = next(&link, &room) => match accepted {
+                Some((stream, place)) => {
+                    let conversation = conversation.clone();
+                    calls.spawn(async move {
+                        Box::pin(conversation.answer(stream)).await;
+                        drop(place);
+                    });
+                }
+                None => break,
+            },
+            Some(ended) = calls.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(remote = link.remote(), "a call failed inside the server: report this defect");
+                }
+            }
+        }
+    }
+}
+
+async fn next(link: &Arc<dyn Link>, room: &Arc<Semaphore>) -> Option<(Stream, OwnedSemaphorePermit)> {
+    let place = room.clone().acquire_owned().await.ok()?;
+    let stream = link.accept().await.ok()?;
+    Some((stream, place))
+}
+
+impl Conversation {
+    async fn answer(&self, mut stream: Stream) {
+        let call = if self.caller.is_stranger() {
+            rpc::read_call_of_stranger(&mut stream).await
+        } else {
+            rpc::read_call(&mut stream).await
+        };
+        let call = match call {
+            Ok(call) => call,
+            Err(error) => {
+                self.service.metrics.call("none", Some("unreadable"));
+                tracing::debug!(remote = self.link.remote(), %error, "stream without a call");
+                return;
+            }
+        };
+        if let Err(fault) = self.still_welcome() {
+            self.service.metrics.call("any", Some("revoked"));
+            return self.link.close(&fault.text);
+        }
+        let answered = match call.method.as_str() {
+            rpc::WRITE => self.one(&mut stream, rpc::WRITE, self.write(&call)).await,
+            rpc::ASK => self.answer_ask(&mut stream, &call).await,
+            rpc::SIGN_LEAF => self.one(&mut stream, rpc::SIGN_LEAF, self.sign_leaf(&call)).await,
+            rpc::RENEW_NODE => self.one(&mut stream, rpc::RENEW_NODE, self.renew_node(&call)).await,
+            rpc::JOIN => self.one(&mut stream, rpc::JOIN, self.join(&call)).await,
+            rpc::SESSION => self.session(stream, &call).await,
+            _ => self.one::<()>(&mut stream, "unknown", async { Err(call.unknown()) }).await,
+        };
+        if let Err(error) = answered {
+            tracing::debug!(remote = self.link.remote(), method = call.method, %error, "caller did not hear the answer");
+        }
+    }
+
+    /// A call with one answer.
+    async fn one<T: Serialize + Sync>(
+        &self,
+        stream: &mut Stream,
+        method: &'static str,
+        answer: impl Future<Output = Reply<T>>,
+    ) -> Result<(), FrameError> {
+        let reply = Box::pin(answer).await;
+        self.count(method, reply.as_ref().err());
+        rpc::reply(stream, &reply).await
+    }
+
+    fn count(&self, method: &'static str, fault: Option<&Fault>) {
+        self.service.metrics.call(method, fault.map(|fault| code_name(fault.code)));
+        if let Some(fault) = fault.filter(|fault| fault.code == FaultCode::Internal) {
+            tracing::error!(method, %fault, "a call failed inside the server");
+        }
+    }
+
+    /// Whether the other end still counts as who it was when the link was made.
+    fn still_welcome(&self) -> Result<(), Fault> {
+        authorize::not_revoked(&self.service.hub.state(), self.link.peer())
+    }
+
+    fn decode<T: serde::de::DeserializeOwned>(call: &Call) -> Result<T, Fault> {
+        call.decode()
+    }
+}
+
+fn code_name(code: FaultCode) -> &'static str {
+    match code {
+        FaultCode::Invalid => "invalid",
+        FaultCode::Forbidden => "forbidden",
+        FaultCode::NotFound => "not_found",
+        FaultCode::Conflict => "conflict",
+        FaultCode::TooLarge => "too_large",
+        FaultCode::Busy => "busy",
+        FaultCode::Unavailable => "unavailable",
+        FaultCode::Internal => "internal",
+    }
+}

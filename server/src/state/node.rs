@@ -1,0 +1,194 @@
+//! Members of the mesh: how a host comes in, tells about itself, fails, leaves and is removed.
+
+use std::time::Duration;
+
+use purlin_model::check::{Check, NODE_ALIVE, Status};
+use purlin_model::command::{Done, Join};
+use purlin_model::node::{Node, NodeRole, NodeStatus};
+use purlin_model::{CheckId, Fault, NodeId, NodeName, Revision};
+
+use super::{Draft, validate};
+
+impl Draft {
+    /// A host comes in with a token. The name of a live host stays with it; that of a dead one goes to the newcomer.
+    pub(super) fn join(&mut self, join: &Join) -> Result<Done, Fault> {
+        let datacenter = self.mesh()?.info.datacenter.clone();
+        self.use_token(join)?;
+        self.one_server(join)?;
+        let node = Node {
+            id: Some(join.id),
+            name: join.name.clone(),
+            datacenter,
+            address: join.address.clone(),
+            tagged_addresses: Default::default(),
+            meta: Default::default(),
+            locality: None,
+            mesh_port: join.mesh_port,
+            role: join.role,
+            status: NodeStatus::Alive,
+            version: String::new(),
+            create_index: Revision(0),
+            modify_index: Revision(0),
+        };
+        validate::node(&node)?;
+        self.free_name(&join.name, join.id)?;
+        self.free_id(&join.name, join.id)?;
+        let old = self.host(&join.name).map(|host| host.node.clone());
+        let node = match old {
+            Some(old) => Node {
+                address: node.address,
+                mesh_port: node.mesh_port,
+                role: node.role,
+                datacenter: node.datacenter,
+                status: NodeStatus::Alive,
+                ..(*old).clone()
+            },
+            None => node,
+        };
+        self.put_member(node)?;
+        Ok(Done::Yes)
+    }
+
+    /// Of this level, a mesh has the server that founded it and no other.
+    fn one_server(&self, join: &Join) -> Result<(), Fault> {
+        let mut others = self.state.mesh.servers.keys().filter(|name| **name != join.name);
+        match others.next().filter(|_| join.role == NodeRole::Server) {
+            Some(server) => Err(Fault::invalid(format!(
+                "this mesh has a server, {server}, and this version runs one only: let {} join as an agent",
+                join.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a name that a live host holds under another id; a dead host of that name is removed.
+    fn free_name(&mut self, name: &NodeName, id: NodeId) -> Result<(), Fault> {
+        let Some(holder) = self.host(name).map(|host| host.node.clone()) else { return Ok(()) };
+        if holder.id == Some(id) {
+            return Ok(());
+        }
+        if holder.role == NodeRole::External {
+            return Err(Fault::conflict(format!(
+                "node name {name} belongs to an external node of the catalog ({}): choose another node_name, or \
+                 deregister that node first",
+                holder.address
+            )));
+        }
+        if holder.status == NodeStatus::Alive {
+            return Err(Fault::conflict(format!(
+                "node name {name} is held by a live node ({}): choose another node_name, or stop that host and run \
+                 `purlin node remove {name}`",
+                holder.address
+            )));
+        }
+        self.forget_member(name);
+        Ok(())
+    }
+
+    /// Refuses an id that a live host of another name has; a dead one was renamed, and its old name goes.
+    fn free_id(&mut self, name: &NodeName, id: NodeId) -> Result<(), Fault> {
+        let Some(other) = self.state.catalog.by_id.get(&id).filter(|other| *other != name).cloned() else {
+            return Ok(());
+        };
+        let alive = self.host(&other).is_some_and(|host| host.node.status == NodeStatus::Alive);
+        if alive {
+            return Err(Fault::conflict(format!(
+                "node id {id} belongs to the live node {other}: two hosts share one data_dir copy; empty that of {name}"
+            )));
+        }
+        self.forget_member(&other);
+        Ok(())
+    }
+
+    /// A member tells about itself, which also proves that it is alive.
+    pub(super) fn announce_node(&mut self, node: &Node) -> Result<Done, Fault> {
+        validate::node(node)?;
+        let (Some(id), true) = (node.id, node.role != NodeRole::External) else {
+            return Err(Fault::invalid(
+                "a node without an id, or an external one, cannot announce itself: register it",
+            ));
+        };
+        if let Some(holder) = self.host(&node.name).map(|host| host.node.clone()) {
+            self.same_member(&holder, id)?;
+        } else {
+            self.free_id(&node.name, id)?;
+        }
+        self.put_member(Node { status: NodeStatus::Alive, ..node.clone() })?;
+        Ok(Done::Yes)
+    }
+
+    /// Refuses to take one member for another of the same name.
+    pub(super) fn same_member(&self, holder: &Node, id: NodeId) -> Result<(), Fault> {
+        if holder.id.is_some_and(|own| own != id) || holder.role == NodeRole::External {
+            return Err(Fault::conflict(format!(
+                "node name {} belongs to another node ({}): choose another node_name and join again",
+                holder.name, holder.address
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_node_status(&mut self, name: &NodeName, status: NodeStatus) -> Result<Done, Fault> {
+        let Some(node) = self.host(name).map(|host| host.node.clone()) else {
+            return Err(Fault::not_found(format!("no node {name} in the catalog")));
+        };
+        if node.role == NodeRole::External {
+            return Err(Fault::invalid(format!("node {name} is external: nobody watches whether it lives")));
+        }
+        self.put_member(Node { status, ..(*node).clone() })?;
+        Ok(Done::Yes)
+    }
+
+    /// Takes a host that is gone out of the catalog, with all it registered.
+    pub(super) fn remove_node(&mut self, name: &NodeName) -> Result<Done, Fault> {
+        let Some(node) = self.host(name).map(|host| host.node.clone()) else {
+            return Ok(Done::Deleted { existed: false });
+        };
+        if node.role != NodeRole::External && node.status == NodeStatus::Alive {
+            return Err(Fault::conflict(format!(
+                "node {name} is alive and would come back: stop its agent first (`purlin leave` there)"
+            )));
+        }
+        self.forget_member(name);
+        Ok(Done::Deleted { existed: true })
+    }
+
+    /// Nothing is left of the host, and its certificates count no more.
+    fn forget_member(&mut self, name: &NodeName) {
+        self.forget_server(name);
+        self.revoke_certificates(name);
+        self.drop_node(name);
+    }
+
+    /// Puts a member and the check that stands for its being alive.
+    pub(super) fn put_member(&mut self, node: Node) -> Result<(), Fault> {
+        let check = alive_check(&node)?;
+        self.put_node(node);
+        self.put_check(check);
+        Ok(())
+    }
+}
+
+/// What `serfHealth` says of a member: it counts for every instance of the node.
+fn alive_check(node: &Node) -> Result<Check, Fault> {
+    let (status, output) = match node.status {
+        NodeStatus::Alive => (Status::Passing, "Agent alive and reachable"),
+        NodeStatus::Failed | NodeStatus::Left => (Status::Critical, "Agent not live or unreachable"),
+    };
+    Ok(Check {
+        node: node.name.clone(),
+        id: CheckId::new(NODE_ALIVE).map_err(|why| Fault::internal(why.to_string()))?,
+        name: "Serf Health Status".into(),
+        status,
+        notes: String::new(),
+        output: output.into(),
+        service_id: None,
+        service_name: None,
+        service_tags: Vec::new(),
+        kind: String::new(),
+        interval: Duration::ZERO,
+        timeout: Duration::ZERO,
+        create_index: Revision(0),
+        modify_index: Revision(0),
+    })
+}

@@ -1,0 +1,224 @@
+//! Reading: a topic's records as they are now. `read` and `record` give the same records, so that a change can be
+//! told by its keys alone.
+
+use std::collections::BTreeMap;
+
+use purlin_model::command::SealedKey;
+use purlin_model::node::{Node, NodeRole, NodeStatus};
+use purlin_model::topic::{Contents, MeshInfo, Record, ServiceSummary, Topic};
+use purlin_model::{CheckId, InstanceId, NodeName, ServiceKey, limit};
+
+use super::State;
+use super::catalog::{check_key, entry_key};
+use super::mesh::KEY;
+
+/// Tags that the list of services shows of one service: a summary must fit into a frame.
+const SUMMARY_TAGS: usize = 2_048;
+const _: () = assert!(SUMMARY_TAGS * limit::TAG_BYTES * 2 < limit::FRAME_BYTES);
+
+impl State {
+    /// All records of a topic, and when one last changed. Unknown things have no records.
+    pub(crate) fn read(&self, topic: &Topic) -> Contents {
+        let records = match topic {
+            Topic::Nodes => self.read_nodes(),
+            Topic::Node(name) => self.read_node(name),
+            Topic::Services => self.read_services(),
+            Topic::Service(key) => self.read_service(key),
+            Topic::Checks(_) => self.read_checks(topic),
+            Topic::Config(_, Some(name)) => self.one(topic, name),
+            Topic::Config(kind, None) => self
+                .entries
+                .of_kind(*kind)
+                .map(|(key, entry)| (key.clone(), Record::Config((**entry).clone())))
+                .collect(),
+            Topic::Mesh => self.one(topic, KEY),
+            Topic::Servers => {
+                let server =
+                    |(name, info): (&NodeName, &_)| (name.to_string(), Record::Server(Clone::clone(info)));
+                self.mesh.servers.iter().map(server).collect()
+            }
+            Topic::JoinTokens => {
+                self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.info()))).collect()
+            }
+        };
+        Contents { revision: self.revision(topic), records }
+    }
+
+    fn one(&self, topic: &Topic, key: &str) -> BTreeMap<String, Record> {
+        self.record(topic, key).map(|record| (key.to_owned(), record)).into_iter().collect()
+    }
+
+    fn read_nodes(&self) -> BTreeMap<String, Record> {
+        self.catalog
+            .hosts
+            .iter()
+            .map(|(name, host)| (name.to_string(), Record::Node((*host.node).clone())))
+            .collect()
+    }
+
+    fn read_node(&self, name: &NodeName) -> BTreeMap<String, Record> {
+        let Some(host) = self.catalog.host(name) else { return BTreeMap::new() };
+        let node = ("node".to_owned(), Record::Node((*host.node).clone()));
+        let instances = host
+            .instances
+            .iter()
+            .map(|(id, one)| (format!("instance/{id}"), Record::Instance((**one).clone())));
+        let checks =
+            host.checks.iter().map(|(id, one)| (format!("check/{id}"), Record::Check((**one).clone())));
+        std::iter::once(node).chain(instances).chain(checks).collect()
+    }
+
+    fn read_services(&self) -> BTreeMap<String, Record> {
+        let summary = |key: &ServiceKey| Some((key.to_string(), Record::ServiceSummary(self.summary(key)?)));
+        self.catalog.services.keys().filter_map(summary).collect()
+    }
+
+    fn summary(&self, key: &ServiceKey) -> Option<ServiceSummary> {
+        let members = self.catalog.services.get(key)?;
+        Some(ServiceSummary {
+            name: key.name.clone(),
+            namespace: key.namespace.clone(),
+            tags: members.tags.keys().take(SUMMARY_TAGS).cloned().collect(),
+            instances: u32::try_from(members.instances.len()).unwrap_or(u32::MAX),
+            in_mesh: members.meshed > 0,
+        })
+    }
+
+    fn read_service(&self, key: &ServiceKey) -> BTreeMap<String, Record> {
+        let Some(members) = self.catalog.services.get(key) else { return BTreeMap::new() };
+        let entry = |(node, id): &(NodeName, InstanceId)| {
+            let entry = self.catalog.host(node)?.entry(id)?;
+            Some((entry_key(node, id), Record::Entry(entry)))
+        };
+        members.instances.iter().filter_map(entry).collect()
+    }
+
+    fn read_checks(&self, topic: &Topic) -> BTreeMap<String, Record> {
+        let Topic::Checks(wanted) = topic else { return BTreeMap::new() };
+        let hosts = self.catalog.hosts.iter();
+        hosts
+            .flat_map(|(name, host)| host.checks.values().map(move |check| (name, check)))
+            .filter(|(_, check)| wanted.is_none_or(|status| check.status == status))
+            .map(|(name, check)| (check_key(name, &check.id), Record::Check((**check).clone())))
+            .collect()
+    }
+
+    /// One record of a topic; none: it is gone, or never was.
+    pub(crate) fn record(&self, topic: &Topic, key: &str) -> Option<Record> {
+        match topic {
+            Topic::Nodes => {
+                let host = self.catalog.host(&NodeName::new(key).ok()?)?;
+                Some(Record::Node((*host.node).clone()))
+            }
+            Topic::Node(name) => self.record_of_node(name, key),
+            Topic::Services => self.summary(&parse_service(key)?).map(Record::ServiceSummary),
+            Topic::Service(service) => {
+                let (node, id) = key.split_once('/')?;
+                let entry =
+                    self.catalog.host(&NodeName::new(node).ok()?)?.entry(&InstanceId::new(id).ok()?)?;
+                (entry.instance.key() == *service).then_some(Record::Entry(entry))
+            }
+            Topic::Checks(wanted) => {
+                let (node, id) = key.split_once('/')?;
+                let host = self.catalog.host(&NodeName::new(node).ok()?)?;
+                let check = host.checks.get(&CheckId::new(id).ok()?)?;
+                let wanted = wanted.is_none_or(|status| check.status == status);
+                wanted.then(|| Record::Check((**check).clone()))
+            }
+            Topic::Config(kind, name) => {
+                let asked = name.as_deref().is_none_or(|name| name == key);
+                let entry = self.entries.get(*kind, key).filter(|_| asked)?;
+                Some(Record::Config((**entry).clone()))
+            }
+            Topic::Mesh => self.mesh_info().filter(|_| key == KEY).cloned().map(Record::Mesh),
+            Topic::Servers => self.mesh.servers.get(&NodeName::new(key).ok()?).cloned().map(Record::Server),
+            Topic::JoinTokens => self.tokens.get(key).map(|token| Record::JoinToken(token.info())),
+        }
+    }
+
+    fn record_of_node(&self, name: &NodeName, key: &str) -> Option<Record> {
+        let host = self.catalog.host(name)?;
+        if key == "node" {
+            return Some(Record::Node((*host.node).clone()));
+        }
+        match key.split_once('/')? {
+            ("instance", id) => {
+                host.instances.get(&InstanceId::new(id).ok()?).map(|one| Record::Instance((**one).clone()))
+            }
+            ("check", id) => {
+                host.checks.get(&CheckId::new(id).ok()?).map(|one| Record::Check((**one).clone()))
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn mesh_info(&self) -> Option<&MeshInfo> {
+        self.mesh.mesh.as_ref().map(|mesh| &mesh.info)
+    }
+
+    /// The root key as ciphertext for the server with that sealing key.
+    pub(crate) fn sealed_root_key(&self, recipient: &[u8]) -> Option<&SealedKey> {
+        self.mesh.mesh.as_ref()?.sealed_root_key.iter().find(|key| key.recipient == recipient)
+    }
+
+    pub(crate) fn node(&self, name: &NodeName) -> Option<&Node> {
+        self.catalog.host(name).map(|host| &*host.node)
+    }
+
+    /// Every host of the mesh, which external nodes are not.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&NodeName, NodeStatus)> {
+        let hosts = self.catalog.hosts.iter().filter(|(_, host)| host.node.role != NodeRole::External);
+        hosts.map(|(name, host)| (name, host.node.status))
+    }
+
+    /// Addresses of all servers, the leader's first.
+    pub(crate) fn server_addresses(&self) -> Vec<String> {
+        let mut servers: Vec<_> = self.mesh.servers.values().collect();
+        servers.sort_by_key(|server| !server.leader);
+        servers.into_iter().map(|server| server.address.clone()).collect()
+    }
+
+    /// Whether a node has an instance of a service that is in the mesh, so that it may have its certificate.
+    pub(crate) fn runs_meshed(&self, node: &NodeName, key: &ServiceKey) -> bool {
+        let Some(host) = self.catalog.host(node) else { return false };
+        let Some(members) = self.catalog.services.get(key) else { return false };
+        let Some((first, _)) = host.instances.get_min() else { return false };
+        members
+            .instances
+            .range((node.clone(), first.clone())..)
+            .take_while(|(of, _)| of == node)
+            .filter_map(|(_, id)| host.instances.get(id))
+            .any(|instance| instance.mesh.is_some() || instance.native)
+    }
+}
+
+/// A service as its `Display` writes it.
+fn parse_service(text: &str) -> Option<ServiceKey> {
+    match text.split_once('/') {
+        Some((namespace, name)) => Some(ServiceKey {
+            namespace: purlin_model::Namespace::new(namespace).ok()?,
+            name: purlin_model::ServiceName::new(name).ok()?,
+        }),
+        None => Some(ServiceKey::new(purlin_model::ServiceName::new(text).ok()?)),
+    }
+}
+
+/// How much the tables hold, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) nodes: usize,
+    pub(crate) services: usize,
+    pub(crate) requests: usize,
+    pub(crate) topics: usize,
+}
+
+impl State {
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            nodes: self.catalog.hosts.len(),
+            services: self.catalog.services.len(),
+            requests: self.requests.len(),
+            topics: self.touches.len(),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Joining, living, failing and leaving; join tokens; servers.
+
+use purlin_model::command::{Join, JoinToken};
+use purlin_model::topic::ServerInfo;
+
+use super::*;
+
+fn token(id: &str, role: NodeRole, uses: u32) -> Command {
+    Command::CreateJoinToken(JoinToken {
+        id: id.into(),
+        secret_sha256: vec![7; 32],
+        role,
+        expires: NOW.plus(Duration::from_secs(3600)),
+        uses,
+        created: NOW,
+    })
+}
+
+fn join(token: &str, name: &str, id: u128) -> Join {
+    Join {
+        token: token.into(),
+        secret_sha256: vec![7; 32],
+        key_sha256: vec![u8::try_from(id).unwrap(); 32],
+        id: node_id(id),
+        name: node_name(name),
+        role: NodeRole::Agent,
+        address: "10.0.0.2".into(),
+        mesh_port: Some(20000),
+    }
+}
+
+fn with_token(uses: u32) -> Log {
+    let mut log = Log::with_mesh();
+    log.yes(token("t1", NodeRole::Agent, uses));
+    log
+}
+
+fn uses_left(log: &Log) -> u32 {
+    match log.state.record(&Topic::JoinTokens, "t1") {
+        Some(Record::JoinToken(info)) => info.uses_left,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn status(name: &str, status: NodeStatus) -> Command {
+    Command::SetNodeStatus { node: node_name(name), status }
+}
+
+#[test]
+fn a_use_is_counted_once_for_each_key() {
+    let mut log = with_token(2);
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    assert_eq!(uses_left(&log), 1);
+    log.yes(Command::Join(join("t1", "h2", 2)));
+    let (code, text) = log.refused(Command::Join(join("t1", "h3", 3)));
+    assert_eq!(code, FaultCode::Forbidden);
+    assert!(text.contains("used up (2 uses)"), "{text}");
+    // One that was counted may still retry.
+    log.yes(Command::Join(join("t1", "h2", 2)));
+}
+
+#[test]
+fn a_token_that_is_wrong_expired_revoked_or_of_another_role_lets_nobody_in() {
+    let mut log = with_token(2);
+    let wrong = Join { secret_sha256: vec![8; 32], ..join("t1", "h1", 1) };
+    assert!(log.refused(Command::Join(wrong)).1.contains("not known"));
+    assert!(log.refused(Command::Join(join("t2", "h1", 1))).1.contains("not known"));
+    let server = Join { role: NodeRole::Server, ..join("t1", "h1", 1) };
+    let text = log.refused(Command::Join(server)).1;
+    assert!(text.contains("is for role agent, not server"), "{text}");
+    log.at = NOW.plus(Duration::from_secs(3600));
+    assert!(log.refused(Command::Join(join("t1", "h1", 1))).1.contains("expired"));
+    log.at = NOW;
+    let (outcome, _) = log.apply(Command::RevokeJoinToken { id: "t1".into() });
+    assert_eq!(outcome.result, Ok(Done::Deleted { existed: true }));
+    assert!(log.refused(Command::Join(join("t1", "h1", 1))).1.contains("not known"));
+}
+
+#[test]
+fn a_join_that_fails_costs_no_use() {
+    let mut log = with_token(5);
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    log.refused(Command::Join(join("t1", "h1", 2)));
+    assert_eq!(uses_left(&log), 4);
+}
+
+#[test]
+fn the_name_of_a_live_node_is_refused_and_that_of_a_dead_one_taken_over() {
+    for dead in [NodeStatus::Failed, NodeStatus::Left] {
+        let mut log = with_token(5);
+        log.yes(Command::Join(join("t1", "h1", 1)));
+        log.yes(register(member("h1", 1), Some(instance("web-1", "web")), vec![]));
+        let (code, text) = log.refused(Command::Join(join("t1", "h1", 2)));
+        assert_eq!(code, FaultCode::Conflict);
+        assert!(text.contains("node name h1 is held by a live node (10.0.0.1)"), "{text}");
+        log.yes(status("h1", dead));
+        log.yes(Command::Join(join("t1", "h1", 2)));
+        assert_eq!(log.state.node(&node_name("h1")).unwrap().id, Some(node_id(2)));
+        assert_eq!(log.keys(&Topic::Services), [""; 0]);
+        assert_eq!(log.keys(&Topic::Checks(None)), ["h1/serfHealth"]);
+        // The old host is another now.
+        assert_eq!(log.refused(Command::AnnounceNode(member("h1", 1))).0, FaultCode::Conflict);
+    }
+}
+
+#[test]
+fn an_external_node_keeps_its_name() {
+    let mut log = with_token(5);
+    log.yes(register(node("h1"), None, vec![]));
+    assert!(log.refused(Command::Join(join("t1", "h1", 1))).1.contains("external"));
+}
+
+#[test]
+fn a_host_that_was_renamed_leaves_its_dead_name_behind() {
+    let mut log = with_token(5);
+    log.yes(Command::Join(join("t1", "old", 1)));
+    assert_eq!(log.refused(Command::Join(join("t1", "new", 1))).0, FaultCode::Conflict);
+    log.yes(status("old", NodeStatus::Left));
+    log.yes(Command::Join(join("t1", "new", 1)));
+    assert_eq!(log.keys(&Topic::Nodes), ["new"]);
+}
+
+#[test]
+fn the_status_of_a_host_is_a_check_of_all_its_instances() {
+    let mut log = Log::with_mesh();
+    log.yes(Command::AnnounceNode(member("h1", 1)));
+    log.yes(register(member("h1", 1), Some(instance("web-1", "web")), vec![]));
+    assert_eq!(log.status("web", "h1/web-1"), Status::Passing);
+    let touched = log.yes(status("h1", NodeStatus::Failed));
+    assert!(touched.keys.contains(&(Topic::Service(service_key("web")), "h1/web-1".into())));
+    assert_eq!(log.status("web", "h1/web-1"), Status::Critical);
+    let Some(Record::Check(check)) = log.state.record(&Topic::Checks(None), "h1/serfHealth") else {
+        panic!("no check")
+    };
+    assert_eq!(check.output, "Agent not live or unreachable");
+    // A registration is no sign of life of the host; only the servers' verdict or its own announcement is.
+    log.yes(register(member("h1", 1), Some(instance("web-2", "web")), vec![]));
+    assert_eq!(log.status("web", "h1/web-1"), Status::Critical);
+    log.yes(Command::AnnounceNode(member("h1", 1)));
+    assert_eq!(log.status("web", "h1/web-1"), Status::Passing);
+    assert_eq!(log.yes(status("h1", NodeStatus::Alive)).keys, []);
+}
+
+#[test]
+fn nobody_but_the_servers_writes_the_check_of_the_host() {
+    let mut log = Log::with_mesh();
+    log.yes(Command::AnnounceNode(member("h1", 1)));
+    let forged = check("h1", "serfHealth", None, Status::Passing);
+    assert!(log.refused(register(member("h1", 1), None, vec![forged])).1.contains("servers' own"));
+    let (code, _) = log.refused(status("nobody", NodeStatus::Failed));
+    assert_eq!(code, FaultCode::NotFound);
+    log.yes(register(node("ext"), None, vec![check("ext", "serfHealth", None, Status::Passing)]));
+    assert_eq!(log.refused(status("ext", NodeStatus::Failed)).0, FaultCode::Invalid);
+}
+
+#[test]
+fn only_a_node_that_is_gone_is_removed() {
+    let mut log = Log::with_mesh();
+    log.yes(Command::AnnounceNode(member("h1", 1)));
+    let remove = || Command::RemoveNode { node: node_name("h1") };
+    assert!(log.refused(remove()).1.contains("is alive"));
+    log.yes(status("h1", NodeStatus::Failed));
+    assert_eq!(log.apply(remove()).0.result, Ok(Done::Deleted { existed: true }));
+    assert_eq!(log.apply(remove()).0.result, Ok(Done::Deleted { existed: false }));
+    assert_eq!(log.keys(&Topic::Checks(None)), [""; 0]);
+}
+
+#[test]
+fn tokens_have_sane_limits_and_expired_ones_make_room() {
+    let mut log = Log::with_mesh();
+    for (uses, ok) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
+        let command = token(&format!("t{uses}"), NodeRole::Agent, uses);
+        assert_eq!(log.apply(command).0.result.is_ok(), ok, "{uses}");
+    }
+    assert_eq!(log.refused(token("t1", NodeRole::Agent, 1)).0, FaultCode::Conflict);
+    assert_eq!(log.refused(token("x", NodeRole::External, 1)).0, FaultCode::Invalid);
+    for n in 2..super::super::token::TOKENS {
+        log.yes(token(&format!("more-{n}"), NodeRole::Server, 1));
+    }
+    assert_eq!(log.refused(token("one-more", NodeRole::Agent, 1)).0, FaultCode::TooLarge);
+    log.at = NOW.plus(Duration::from_secs(3600));
+    assert!(log.refused(token("late", NodeRole::Agent, 1)).1.contains("in the future"));
+    let later = Command::CreateJoinToken(JoinToken {
+        id: "later".into(),
+        secret_sha256: vec![7; 32],
+        role: NodeRole::Agent,
+        expires: log.at.plus(Duration::from_secs(1)),
+        uses: 1,
+        created: log.at,
+    });
+    log.yes(later);
+    assert_eq!(log.keys(&Topic::JoinTokens), ["later"]);
+}
+
+#[test]
+fn there_is_one_mesh_and_one_leader() {
+    let mut log = Log::new();
+    assert_eq!(log.refused(token("t", NodeRole::Agent, 1)).0, FaultCode::Unavailable);
+    log.yes(Command::CreateMesh(mesh()));
+    assert_eq!(log.refused(Command::CreateMesh(mesh())).0, FaultCode::Conflict);
+    let server = |name: &str, leader| {
+        Command::AnnounceServer(ServerInfo {
+            node: node_name(name),
+            address: format!("{name}:8300"),
+            leader,
+            voter: true,
+        })
+    };
+    log.yes(server("s1", true));
+    log.yes(server("s2", true));
+    assert_eq!(log.state.server_addresses(), ["s2:8300", "s1:8300"]);
+    assert_eq!(log.yes(server("s2", true)).keys, []);
+}
+
+#[test]
+fn mesh_wide_settings_change_only_within_their_bounds() {
+    let mut log = Log::with_mesh();
+    let update = |leaf_ttl_ms| Command::UpdateMesh { default_intention: Action::Allow, leaf_ttl_ms };
+    assert_eq!(log.refused(update(9_999)).0, FaultCode::Invalid);
+    assert_eq!(log.yes(update(10_000)).keys, [(Topic::Mesh, "mesh".into())]);
+    assert_eq!(log.yes(update(10_000)).keys, []);
+    assert_eq!(log.state.mesh_info().unwrap().default_intention, Action::Allow);
+}
+
+#[test]
+fn certificates_of_a_host_that_is_gone_count_no_more_until_they_expire() {
+    let mut log = with_token(5);
+    let record = |sha256: u8, seconds: u64| Command::RecordCertificate {
+        node: node_name("h1"),
+        sha256: vec![sha256; 32],
+        not_after: NOW.plus(Duration::from_secs(seconds)),
+    };
+    assert_eq!(log.refused(record(1, 60)).0, FaultCode::NotFound);
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    log.yes(record(1, 60));
+    log.yes(record(2, 600));
+    log.yes(status("h1", NodeStatus::Failed));
+    assert!(!log.state.is_revoked(&[1; 32]), "it may come back");
+    log.yes(Command::Join(join("t1", "h1", 2)));
+    assert!(log.state.is_revoked(&[1; 32]) && log.state.is_revoked(&[2; 32]));
+    log.yes(record(3, 600));
+    log.at = NOW.plus(Duration::from_secs(61));
+    log.yes(status("h1", NodeStatus::Left));
+    assert_eq!(
+        log.apply(Command::RemoveNode { node: node_name("h1") }).0.result,
+        Ok(Done::Deleted { existed: true })
+    );
+    assert_eq!([1, 2, 3].map(|sha256| log.state.is_revoked(&[sha256; 32])), [false, true, true]);
+}
+
+#[test]
+fn a_second_server_does_not_join() {
+    let mut log = Log::with_mesh();
+    log.yes(token("t2", NodeRole::Server, 1));
+    let server = |name: &str, id| Join { role: NodeRole::Server, ..join("t2", name, id) };
+    log.yes(Command::AnnounceServer(ServerInfo {
+        node: node_name("s1"),
+        address: "s1:8300".into(),
+        leader: true,
+        voter: true,
+    }));
+    assert!(log.refused(Command::Join(server("s2", 9))).1.contains("runs one only"));
+}

@@ -1,0 +1,132 @@
+//! Joining over QUIC, as another host does it.
+
+use purlin_wire::quic::{QuicConnector, join_link};
+use purlin_wire::rpc::{JoinRequest, Joined};
+use purlin_wire::tls::{self, Credentials};
+use purlin_wire::token::JoinTokenText;
+use tokio::sync::watch;
+
+use super::*;
+
+async fn token(server: &ServerHandle, role: NodeRole, uses: u32) -> JoinTokenText {
+    let text = server.create_join_token(role, Duration::from_secs(60), uses).await.unwrap();
+    JoinTokenText::decode(&text).unwrap()
+}
+
+fn request(token: &JoinTokenText, name: &str, id: u128, csr: Vec<u8>) -> JoinRequest {
+    JoinRequest {
+        token: token.id.clone(),
+        secret: token.secret.expose().to_owned(),
+        csr,
+        id: NodeId(uuid::Uuid::from_u128(id)),
+        name: node_name(name),
+        role: NodeRole::Agent,
+        datacenter: None,
+        address: String::new(),
+        mesh_port: Some(20000),
+        version: "0.1.0".into(),
+    }
+}
+
+async fn join(token: &JoinTokenText, request: &JoinRequest) -> Result<Joined, Fault> {
+    let link = join_link(&token.servers[0], token.ca_fingerprint, DEADLINE).await.unwrap();
+    rpc::call::<_, Joined>(&*link, rpc::JOIN, request, DEADLINE).await
+}
+
+/// A link of a host that has joined just now.
+pub(super) async fn joined(server: &ServerHandle, name: &str) -> Arc<dyn Link> {
+    let token = token(server, NodeRole::Agent, 1).await;
+    let (key, csr) = tls::new_key_and_csr().unwrap();
+    let joined = join(&token, &request(&token, name, 77, csr)).await.unwrap();
+    let credentials = Credentials::from_der(joined.chain, &key, joined.roots).unwrap();
+    let (_sender, credentials) = watch::channel(Arc::new(credentials));
+    let connector = QuicConnector::new([127, 0, 0, 1].into(), credentials, joined.servers, |_| {});
+    connector.connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_host_joins_over_quic_and_speaks_for_itself_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let link = joined(&server, "h1").await;
+    let contents = read(&*link, Topic::Node(node_name("h1"))).await;
+    let Record::Node(host) = &contents.records["node"] else { panic!("no node") };
+    assert_eq!(
+        (host.address.as_str(), host.role, host.mesh_port),
+        ("127.0.0.1", NodeRole::Agent, Some(20000))
+    );
+    assert!(contents.records.contains_key("check/serfHealth"));
+    write_ok(&*link, register(node("h1", 77, NodeRole::Agent), Some(meshed("web-1", "web")))).await;
+    let fault = write(&*link, register(node("s1", 0, NodeRole::External), Some(meshed("x", "x")))).await;
+    assert_eq!(fault.unwrap_err().code, FaultCode::Forbidden);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_join_token_does_not_allow_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let agents = token(&server, NodeRole::Agent, 2).await;
+    let servers = token(&server, NodeRole::Server, 2).await;
+    let (_, csr) = tls::new_key_and_csr().unwrap();
+    let good = request(&agents, "h1", 1, csr.clone());
+    let log_before = server.service.raft.metrics().last_log;
+    let cases = [
+        (JoinRequest { secret: "wrong".into(), ..good.clone() }, "not known here"),
+        (
+            JoinRequest { token: servers.id.clone(), secret: servers.secret.expose().into(), ..good.clone() },
+            "for role server",
+        ),
+        (JoinRequest { role: NodeRole::Server, ..good.clone() }, "for role agent"),
+        (
+            JoinRequest {
+                role: NodeRole::Server,
+                token: servers.id.clone(),
+                secret: servers.secret.expose().into(),
+                ..good.clone()
+            },
+            "runs one only",
+        ),
+        (JoinRequest { datacenter: Some(Datacenter::new("dc9").unwrap()), ..good.clone() }, "not dc9"),
+        (JoinRequest { name: node_name("s1"), ..good.clone() }, "held by a live node"),
+        (JoinRequest { csr: vec![1, 2, 3], ..good.clone() }, "signing request"),
+    ];
+    for (request, why) in cases {
+        let fault = join(&agents, &request).await.unwrap_err();
+        assert!(fault.text.contains(why) && !fault.text.contains('\n'), "{fault}");
+    }
+    assert_eq!(server.service.raft.metrics().last_log, log_before, "a refusal takes no place in the log");
+
+    // A retry with the same key costs no use.
+    for _ in 0..3 {
+        join(&agents, &good).await.unwrap();
+    }
+    let (_, other) = tls::new_key_and_csr().unwrap();
+    join(&agents, &request(&agents, "h2", 2, other)).await.unwrap();
+    let (_, third) = tls::new_key_and_csr().unwrap();
+    let fault = join(&agents, &request(&agents, "h3", 3, third)).await.unwrap_err();
+    assert!(fault.text.contains("used up (2 uses)"), "{fault}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_host_that_was_replaced_opens_no_door() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let old = joined(&server, "h1").await;
+    let local = connect(server.connector()).await;
+    write_ok(&*local, register(node("h1", 77, NodeRole::External), Some(meshed("web-1", "web")))).await;
+    server
+        .service
+        .propose_own(Command::SetNodeStatus { node: node_name("h1"), status: NodeStatus::Failed })
+        .await
+        .unwrap();
+    let token = token(&server, NodeRole::Agent, 1).await;
+    let (_, csr) = tls::new_key_and_csr().unwrap();
+    join(&token, &request(&token, "h1", 78, csr)).await.unwrap();
+    let ask = Ask { topic: Topic::Mesh, consistency: Consistency::Stale, after: Revision(0), wait_ms: 0 };
+    assert!(rpc::ask(&*old, &ask, DEADLINE).await.is_err());
+    let reason = tokio::time::timeout(DEADLINE, old.closed()).await.expect("the link stays open");
+    assert!(reason.contains("revoked"), "{reason}");
+    server.stop().await;
+}
