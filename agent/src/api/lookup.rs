@@ -1,0 +1,126 @@
+//! Finding the instances of a service, as catalog and health both answer with them.
+
+use std::collections::BTreeMap;
+
+use purlin_model::node::Node;
+use purlin_model::service::ServiceEntry;
+use purlin_model::topic::{Contents, Record, Topic};
+use purlin_model::{NodeName, Revision, ServiceKey, ServiceName};
+
+use super::Api;
+use super::answer::Failure;
+use super::read::{Source, followed, view_source};
+use super::request::Request;
+use super::shape::service::{SIDECAR, Shown};
+
+/// Which of a service's lines are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// What was registered under the name; of `<name>-sidecar-proxy`, the proxies of `<name>`.
+    Named,
+    /// What a client in the mesh dials to reach it: proxies, and instances that speak the mesh's TLS themselves.
+    Connect,
+}
+
+/// One line and the entry that it was found in.
+pub(super) struct Line {
+    pub(super) entry: ServiceEntry,
+    pub(super) shown: Shown,
+}
+
+/// The lines of the service that the path names, filtered by `?tag` and `?node-meta`, ordered by `?near`.
+pub(super) async fn lines(api: &Api, request: &Request, want: Want) -> Result<(Vec<Line>, Source), Failure> {
+    let asked = request.parameter(0);
+    let (name, proxies) = match asked.strip_suffix(SIDECAR) {
+        Some(base) if want == Want::Named => (base, true),
+        _ => (asked, false),
+    };
+    // What cannot be a name is the name of nothing.
+    let Ok(name) = ServiceName::new(name) else {
+        return Ok((Vec::new(), Source { index: Revision(1), ..view_source(api, &[], false) }));
+    };
+    let topic = Topic::Service(ServiceKey::new(name));
+    let ([contents], source) = followed(api, request, [topic]).await?;
+    let tags: Vec<String> = request.query.all("tag").map(str::to_lowercase).collect();
+    let meta = request.query.pairs("node-meta");
+    let mut lines: Vec<Line> = entries(&contents)
+        .filter(|entry| has_tags(&entry.instance.tags, &tags) && has_meta(&entry.node.meta, &meta))
+        .filter_map(|entry| {
+            let shown = match (want, proxies) {
+                (Want::Named, false) => Some(Shown::registered(entry.instance.clone())),
+                (Want::Connect, _) if entry.instance.native => {
+                    Some(Shown::registered(entry.instance.clone()))
+                }
+                _ => Shown::sidecar(&entry.instance, entry.node.mesh_port),
+            };
+            Some(Line { shown: shown?, entry: entry.clone() })
+        })
+        .collect();
+    near(api, request, &mut lines, |line| &line.entry.node.name);
+    Ok((lines, source))
+}
+
+fn entries(contents: &Contents) -> impl Iterator<Item = &ServiceEntry> {
+    contents.records.values().filter_map(|record| match record {
+        Record::Entry(entry) => Some(entry),
+        _ => None,
+    })
+}
+
+/// The nodes of a topic that `?node-meta` allows.
+pub(super) fn nodes<'a>(request: &Request, contents: &'a Contents) -> Vec<&'a Node> {
+    let meta = request.query.pairs("node-meta");
+    contents
+        .records
+        .values()
+        .filter_map(|record| match record {
+            Record::Node(node) if has_meta(&node.meta, &meta) => Some(node),
+            _ => None,
+        })
+        .collect()
+}
+
+/// All of `wanted`, which are lower case, are among `tags`.
+fn has_tags(tags: &[String], wanted: &[String]) -> bool {
+    wanted.iter().all(|wanted| tags.iter().any(|tag| tag.to_lowercase() == *wanted))
+}
+
+pub(super) fn has_meta(meta: &BTreeMap<String, String>, wanted: &[(String, String)]) -> bool {
+    wanted.iter().all(|(key, value)| meta.get(key) == Some(value))
+}
+
+/// `?near=_agent`, or a node's name: what is on that host comes first; otherwise the order stays.
+pub(super) fn near<T>(api: &Api, request: &Request, items: &mut [T], node: impl Fn(&T) -> &NodeName) {
+    let near = match request.query.filled("near") {
+        None => return,
+        Some("_agent" | "_ip") => api.core.config().node_name.as_str(),
+        Some(name) => name,
+    };
+    items.sort_by_key(|item| node(item).as_str() != near);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn every_tag_must_be_there_whatever_its_case() {
+        let tags = texts(&["V1", "blue"]);
+        assert!(has_tags(&tags, &[]));
+        assert!(has_tags(&tags, &texts(&["v1", "blue"])));
+        assert!(!has_tags(&tags, &texts(&["v1", "green"])));
+    }
+
+    #[test]
+    fn every_pair_of_metadata_must_match() {
+        let meta = BTreeMap::from([("os".to_owned(), "debian".to_owned())]);
+        assert!(has_meta(&meta, &[]));
+        assert!(has_meta(&meta, &[("os".to_owned(), "debian".to_owned())]));
+        assert!(!has_meta(&meta, &[("os".to_owned(), String::new())]));
+        assert!(!has_meta(&meta, &[("rack".to_owned(), "1".to_owned())]));
+    }
+}
