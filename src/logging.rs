@@ -1,0 +1,184 @@
+//! Logs of the process: structured lines on standard error, a filter that can change while it runs, and a tap for
+//! whoever follows them over the API.
+
+use std::io::{IsTerminal, Write};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use purlin_agent::api::{LogRequest, LogTap};
+use purlin_agent::config::LogFilter;
+use tokio::sync::mpsc;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+/// Lines that one follower may fall behind before it misses some.
+const FOLLOWER_LINES: usize = 1024;
+const FOLLOWERS: usize = 16;
+
+type Set = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the rest of the process may do with its logs.
+#[derive(Clone)]
+pub struct Logs {
+    set: Set,
+    followers: Followers,
+}
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Logs")
+    }
+}
+
+/// Who follows, and how.
+#[derive(Clone, Default)]
+struct Followers(Arc<Mutex<Vec<Follower>>>);
+
+struct Follower {
+    level: Level,
+    json: bool,
+    lines: mpsc::Sender<String>,
+}
+
+/// Formatted lines of one form, on their way to those who follow in that form.
+#[derive(Clone)]
+struct Tap {
+    followers: Followers,
+    json: bool,
+}
+
+/// One line being written.
+struct Line {
+    tap: Tap,
+    level: Level,
+    bytes: Vec<u8>,
+}
+
+impl Followers {
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Follower>) -> T) -> T {
+        // The list is whole after each use, so a panic elsewhere does not spoil it.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, request: &LogRequest) -> Result<mpsc::Receiver<String>, String> {
+        let level = Level::from_str(&request.level).map_err(|_| {
+            format!("unknown log level {:?}: trace, debug, info, warn or error", request.level)
+        })?;
+        let (lines, receiver) = mpsc::channel(FOLLOWER_LINES);
+        self.with(|all| {
+            all.retain(|one| !one.lines.is_closed());
+            if all.len() >= FOLLOWERS {
+                return Err(format!("{FOLLOWERS} others follow the logs already"));
+            }
+            all.push(Follower { level, json: request.json, lines });
+            Ok(receiver)
+        })
+    }
+
+    fn wants(&self, metadata: &Metadata<'_>, json: bool) -> bool {
+        self.with(|all| all.iter().any(|one| one.json == json && *metadata.level() <= one.level))
+    }
+}
+
+impl<'a> MakeWriter<'a> for Tap {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { tap: self.clone(), level: Level::ERROR, bytes: Vec::new() }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
+        Line { tap: self.clone(), level: *metadata.level(), bytes: Vec::new() }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let text = String::from_utf8_lossy(&self.bytes);
+        self.tap.followers.with(|all| {
+            all.retain(|one| !one.lines.is_closed());
+            for one in all.iter().filter(|one| one.json == self.tap.json && self.level <= one.level) {
+                // A follower that is too slow misses lines; nobody waits for it.
+                let _ = one.lines.try_send(text.trim_end().to_owned());
+            }
+        });
+    }
+}
+
+/// Parses a filter such as `info` or `info,purlin_agent=debug`; Consul's upper-case levels and `err` are taken, too.
+fn parse(filter: &str) -> Result<EnvFilter, String> {
+    let filter = filter.trim().to_ascii_lowercase();
+    let level = match filter.as_str() {
+        "err" => "error",
+        "warning" => "warn",
+        other => other,
+    };
+    if level.is_empty() {
+        return Err("write a level (trace, debug, info, warn, error, off) or levels by module".into());
+    }
+    EnvFilter::try_new(level).map_err(|error| {
+        format!("{error}; write a level (trace, debug, info, warn, error, off) or levels by module: info,purlin_agent=debug")
+    })
+}
+
+impl Logs {
+    /// Starts logging for the process. `json`: one object a line.
+    pub fn start(filter: &str, json: bool) -> Result<Self, String> {
+        let (filter, handle) = reload::Layer::<EnvFilter, Registry>::new(parse(filter)?);
+        let colours = !json && std::io::stderr().is_terminal();
+        let writer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+        let printed = if json { writer.json().boxed() } else { writer.boxed() };
+        let followers = Followers::default();
+        let tap = |json| Tap { followers: followers.clone(), json };
+        let follow = |json| {
+            let followers = followers.clone();
+            dynamic_filter_fn(move |metadata, _| followers.wants(metadata, json))
+        };
+        let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![
+            printed.with_filter(filter).boxed(),
+            fmt::layer().with_ansi(false).with_writer(tap(false)).with_filter(follow(false)).boxed(),
+            fmt::layer().json().with_writer(tap(true)).with_filter(follow(true)).boxed(),
+        ];
+        tracing_subscriber::registry().with(layers).try_init().map_err(|error| error.to_string())?;
+        let set = move |filter: &str| {
+            let filter = parse(filter)?;
+            handle.reload(filter).map_err(|error| error.to_string())
+        };
+        Ok(Self { set: Arc::new(set), followers })
+    }
+
+    pub fn set(&self, filter: &str) -> Result<(), String> {
+        (self.set)(filter)
+    }
+
+    /// For the agent's API.
+    pub fn filter(&self) -> LogFilter {
+        LogFilter(self.set.clone())
+    }
+
+    /// For the proxy.
+    pub fn hook(&self) -> Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync> {
+        self.set.clone()
+    }
+
+    /// For `agent/monitor`.
+    pub fn tap(&self) -> LogTap {
+        let followers = self.followers.clone();
+        LogTap(Arc::new(move |request: &LogRequest| followers.add(request)))
+    }
+}

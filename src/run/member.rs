@@ -1,0 +1,151 @@
+//! Whether a data directory, the flags and a join token fit together, and what is told about it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use purlin_agent::join::{self, Joiner, QuicDoor};
+use purlin_model::NodeName;
+use purlin_model::node::NodeRole;
+use purlin_server::ServerHandle;
+use purlin_wire::node_store::{NodeFile, NodeStore};
+use purlin_wire::token::JoinTokenText;
+use tracing::{info, warn};
+
+use super::host::VERSION;
+use super::{RunOptions, Running, Usage};
+use crate::config::Config;
+
+fn verb(role: NodeRole) -> &'static str {
+    match role {
+        NodeRole::Server => "server",
+        NodeRole::Agent | NodeRole::External => "agent",
+    }
+}
+
+/// For a start without flags on a host that belongs nowhere.
+pub(super) fn empty(dir: &Path, role: NodeRole) -> Usage {
+    Usage(format!(
+        "data_dir {} is empty: start the first server of a mesh with `purlin server --bootstrap`, or let this host \
+         join one with `purlin {} --join TOKEN`",
+        dir.display(),
+        verb(role)
+    ))
+}
+
+/// That what lies in the data directory is what is to be started.
+pub(super) fn check(file: &NodeFile, name: &NodeName, role: NodeRole, dir: &Path) -> anyhow::Result<()> {
+    let dir = dir.display();
+    if file.role != role {
+        let (was, is) = (verb(file.role), verb(role));
+        bail!(
+            "data_dir {dir} belongs to the {was} {}: start it with `purlin {was}`, not `purlin {is}`",
+            file.name
+        );
+    }
+    if file.name != *name {
+        bail!(
+            "data_dir {dir} belongs to node {}, not {name}: set node_name to {0}, or use another data_dir",
+            file.name
+        );
+    }
+    Ok(())
+}
+
+/// Flags that a member of a mesh needs no more: accepted with a notice, unless they lead elsewhere.
+pub(super) fn notice(file: &NodeFile, token: Option<&JoinTokenText>, bootstrap: bool) -> anyhow::Result<()> {
+    if let Some(token) = token {
+        if token.trust_domain != file.trust_domain {
+            bail!(
+                "the join token is of another mesh ({}); this host belongs to {}: to move it, remove its data_dir first",
+                token.trust_domain,
+                file.trust_domain
+            );
+        }
+        warn!(mesh = %file.trust_domain, "this host has joined already, --join is ignored");
+    }
+    if bootstrap {
+        warn!(mesh = %file.trust_domain, "this host belongs to a mesh already, --bootstrap is ignored");
+    }
+    Ok(())
+}
+
+/// This version runs one server.
+pub(super) fn no_second_server(token: &JoinTokenText) -> anyhow::Error {
+    if token.role == NodeRole::Server {
+        return anyhow::anyhow!(
+            "this version runs one server per mesh; this host can join {} as an agent: purlin agent --join TOKEN, with \
+             a token of `purlin join-token create`",
+            token.trust_domain
+        );
+    }
+    anyhow::anyhow!(
+        "the join token is for a host of role agent, this is server: use `purlin agent --join TOKEN`"
+    )
+}
+
+pub(crate) fn server_config(config: &Config, store: Arc<NodeStore>) -> purlin_server::Config {
+    purlin_server::Config {
+        store,
+        node: config.node_name.clone(),
+        datacenter: config.datacenter.clone(),
+        domain: config.domain.clone(),
+        bind: vec![config.listen.server],
+        advertise: config.advertise_addr.to_string(),
+        mesh_port: Some(config.listen.mesh.port()),
+        default_intention: config.default_intention_policy,
+        leaf_ttl: config.leaf_cert_ttl,
+        version: VERSION.into(),
+        clock: purlin_server::system_clock(),
+    }
+}
+
+/// Lets this host join with the token it was given.
+pub(super) async fn join(options: &RunOptions, store: &NodeStore) -> anyhow::Result<NodeFile> {
+    let Some(token) = &options.join else { return Err(empty(store.directory(), NodeRole::Agent).into()) };
+    let config = &options.config;
+    let joiner = Joiner {
+        name: config.node_name.clone(),
+        role: NodeRole::Agent,
+        datacenter: Some(config.datacenter.clone()),
+        address: config.advertise_addr.to_string(),
+        mesh_port: Some(config.listen.mesh.port()),
+        version: VERSION.into(),
+        join_timeout: config.join_timeout,
+    };
+    info!(node = %joiner.name, "joining");
+    let file = join::join(store, &token.encode()?, &joiner, &QuicDoor).await?;
+    info!(node = %file.name, mesh = %file.trust_domain, "joined");
+    Ok(file)
+}
+
+/// What an operator does next, on standard output.
+pub(super) async fn tell_how_to_join(
+    server: &ServerHandle,
+    node: &NodeFile,
+    ttl: Duration,
+    uses: u32,
+) -> anyhow::Result<()> {
+    let token = server.create_join_token(NodeRole::Agent, ttl, uses).await?;
+    println!(
+        "{} is the first server of a new mesh, trust domain {}.\n\
+         To let another host in, run on it (good for {} and {uses} hosts):\n\n    \
+         purlin agent --join {token} --config FILE\n\n\
+         For another token: purlin join-token create",
+        node.name,
+        node.trust_domain,
+        purlin_model::duration::format(ttl),
+    );
+    Ok(())
+}
+
+pub(super) fn tell_dev(running: &Running, config: &Config, is_kept: bool) {
+    let http = running.agent.http_addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let dns = config.listen.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    println!(
+        "a mesh of one host, for trying things: HTTP API {http}, DNS {dns}, mesh {}; Ctrl-C ends it{}",
+        config.listen.mesh,
+        if is_kept { "" } else { " and forgets everything" }
+    );
+}
