@@ -131,7 +131,10 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
     if level.is_empty() {
         return Err("write a level (trace, debug, info, warn, error, off) or levels by module".into());
     }
-    EnvFilter::try_new(level).map_err(|error| {
+    // A bare level is about us; what libraries tell of their insides is for who asks for it by module.
+    let ours = ["info", "debug", "trace"].contains(&level);
+    let directives = if ours { format!("{level},openraft=warn,sled=warn,quinn=warn") } else { level.to_owned() };
+    EnvFilter::try_new(directives).map_err(|error| {
         format!("{error}; write a level (trace, debug, info, warn, error, off) or levels by module: info,purlin_agent=debug")
     })
 }

@@ -1,7 +1,10 @@
 //! What stories are told with: hosts, processes on them, faults between them, and waiting for a state.
 
+pub mod apps;
+pub mod capture;
 pub mod host;
 pub mod mesh;
+pub mod net;
 pub mod privacy;
 pub mod process;
 pub mod wait;

@@ -3,6 +3,8 @@
 //! The program first moves itself into private namespaces (users too, when not root), so that it needs no privilege
 //! beyond what an ordinary user has, and nothing it starts can outlive it.
 
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
 mod kit;
 mod story;
 

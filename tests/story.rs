@@ -1,7 +1,10 @@
 //! The list of stories.
 
+mod join;
+mod ran;
+mod traffic;
 mod walls;
 
 pub fn all() -> Vec<(&'static str, fn())> {
-    [walls::STORIES].concat()
+    [join::STORIES, traffic::STORIES, walls::STORIES].concat()
 }

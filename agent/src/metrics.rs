@@ -17,10 +17,18 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::core::{Core, SyncState};
 
+mod optional;
+
+use optional::OptionalSeconds;
+
 /// How long a scrape waits for the proxy.
 const PROXY_ANSWER: Duration = Duration::from_secs(2);
 /// What ends an exposition; there must be one end only.
 const END: &str = "# EOF\n";
+
+const STABILITY: &str = "static_stability";
+const STABILITY_HELP: &str =
+    "How long services go on if no server can be reached: until the first leaf certificate expires";
 
 /// Another part of this process that has figures of its own, such as a server.
 #[derive(Clone)]
@@ -61,7 +69,7 @@ pub(crate) struct Own {
     pub(crate) sessions: Counter,
     pub(crate) session_failures: Counter,
     /// Empty while nothing has a certificate: then none can run out.
-    pub(crate) static_stability: OptionalSeconds,
+    pub(crate) static_stability: Stability,
     pub(crate) leaf_expiry: Family<ServiceLabel, Seconds>,
     pub(crate) leaf_signings: Family<ResultLabel, Counter>,
     pub(crate) node_certificate_expiry: Seconds,
@@ -75,6 +83,16 @@ pub(crate) struct Own {
     pub(crate) proxy_revision: Gauge,
     pub(crate) proxy_starts: Counter,
     pub(crate) failed_listeners: Gauge,
+}
+
+/// The gauge under its name.
+#[derive(Debug, Clone)]
+pub(crate) struct Stability(pub(crate) OptionalSeconds);
+
+impl Default for Stability {
+    fn default() -> Self {
+        Self(OptionalSeconds::new(STABILITY, STABILITY_HELP))
+    }
 }
 
 impl Metrics {
@@ -113,9 +131,7 @@ impl Own {
         );
         to.register("sessions", "Sessions to servers that were opened", self.sessions.clone());
         to.register("session_failures", "Tries to reach a server that failed", self.session_failures.clone());
-        let help =
-            "How long services go on if no server can be reached: until the first leaf certificate expires";
-        to.register_with_unit("static_stability", help, Unit::Seconds, self.static_stability.clone());
+        to.register_collector(Box::new(self.static_stability.0.clone()));
         let help = "How long the leaf certificate of a service is still valid";
         to.register_with_unit("leaf_expiry", help, Unit::Seconds, self.leaf_expiry.clone());
         to.register("leaf_signings", "Leaf certificates asked for, by result", self.leaf_signings.clone());

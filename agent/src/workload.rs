@@ -107,10 +107,7 @@ impl Workloads {
 
     /// Sets the gauges of expiry.
     pub(crate) fn measure(&self, own: &Own, now: Millis) {
-        own.static_stability.clear();
-        if let Some(left) = self.stability(now) {
-            own.static_stability.get_or_create(&[]).set(left.as_secs_f64());
-        }
+        own.static_stability.0.set(self.stability(now).map(|left| left.as_secs_f64()));
         own.leaf_expiry.clear();
         for (key, credential) in self.credentials() {
             let label = ServiceLabel { service: key.to_string() };

@@ -56,7 +56,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 pub(crate) fn clean_request(headers: &mut HeaderMap, keep_upgrade: bool) {
     clean_hop(headers, keep_upgrade);
     headers.remove(EXPECT);
-    headers.remove(CLIENT_CERTIFICATE);
+    
     strip_internal(headers);
 }
 
@@ -189,3 +189,6 @@ fn join_cookies(headers: &mut HeaderMap) {
         headers.insert(http::header::COOKIE, joined);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,18 +45,34 @@ pub(crate) struct Arrival {
     app: RefCell<Option<(Arc<Destination>, Rc<App>)>>,
 }
 
+/// What an application may know of who calls.
+pub(crate) struct Caller {
+    pub(crate) identity: String,
+    /// Of its certificate.
+    pub(crate) hash: Option<String>,
+    /// The identity that it reached.
+    pub(crate) reached: String,
+}
+
+impl Caller {
+    /// In Envoy's form.
+    fn header(&self) -> Option<HeaderValue> {
+        let hash = self.hash.as_ref().map(|hash| format!("Hash={hash};")).unwrap_or_default();
+        HeaderValue::from_str(&format!("By={};{hash}URI={}", self.reached, self.identity)).ok()
+    }
+}
+
 impl Arrival {
-    /// `hash`: of the caller's certificate; `by`: the identity that it reached.
     pub(crate) fn new(
         worker: Rc<Worker>,
         source: &ServiceKey,
         destination: &ServiceKey,
         server_name: String,
-        (by, hash, uri): (&str, &str, &str),
+        caller: &Caller,
     ) -> Self {
         let edge = worker.report.edge(source, destination, Direction::Inbound);
-        let certificate = HeaderValue::from_str(&format!("By={by};Hash={hash};URI={uri}")).ok();
-        Self { worker, source: source.clone(), certificate, server_name, edge, app: RefCell::default() }
+        let (source, certificate) = (source.clone(), caller.header());
+        Self { worker, source, certificate, server_name, edge, app: RefCell::default() }
     }
 
     /// Where it goes now; none where no such instance is here any more.
@@ -158,9 +174,9 @@ async fn handshake(worker: &Rc<Worker>, tcp: TcpStream) -> Result<Shaken, (Refus
     let source = peer.service_key().ok_or_else(|| refused(format!("{peer} is not a service")))?;
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
     let alpn = alpn.ok_or_else(|| refused("it speaks none of the mesh's protocols".into()))?;
-    let (hash, uri) = (hex(&tls::fingerprint(leaf)), peer.to_string());
-    let facts = (own.uri.as_str(), hash.as_str(), uri.as_str());
-    Ok((Arrival::new(worker.clone(), &source, &name.service, server_name, facts), io, alpn))
+    let hash = Some(hex(&tls::fingerprint(leaf)));
+    let caller = Caller { identity: peer.to_string(), hash, reached: own.uri.clone() };
+    Ok((Arrival::new(worker.clone(), &source, &name.service, server_name, &caller), io, alpn))
 }
 
 /// A resumed session skipped the verifier, so what it checked is looked at again.

@@ -136,3 +136,6 @@ impl Drop for LiveGuard {
         self.live.free.borrow_mut().push(self.slot);
     }
 }
+
+#[cfg(test)]
+mod tests;

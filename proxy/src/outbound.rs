@@ -15,7 +15,7 @@ use purlin_model::view::Listener;
 use tokio::net::TcpStream;
 
 use crate::dial::tune;
-use crate::inbound::Arrival;
+use crate::inbound::{Arrival, Caller};
 use crate::report::{Direction, Refusal};
 use crate::route::{Backend, Route};
 use crate::serve::{self, Spoken};
@@ -58,13 +58,26 @@ impl Departure {
         }
         let state = self.worker.state();
         let (source, destination) = (&self.listener.source, &self.listener.target.service);
-        let own = state.identities.get(source);
-        let by = state.identities.get(destination).map_or("", |identity| &identity.uri);
-        let facts = own.map_or((by, "", ""), |own| (by, &own.hash, &own.uri));
+        let caller = Caller {
+            reached: state.identity_of(destination).unwrap_or_default(),
+            identity: state.identity_of(source).unwrap_or_default(),
+            hash: state.identities.get(source).map(|own| own.hash.clone()),
+        };
         let name = backend.endpoint.server_name.clone();
-        let arrival = Rc::new(Arrival::new(self.worker.clone(), source, destination, name, facts));
+        let arrival = Rc::new(Arrival::new(self.worker.clone(), source, destination, name, &caller));
         *cached = Some((backend.clone(), arrival.clone()));
         arrival
+    }
+
+    /// Resolves when the listener is no more. Requests under way are ended well then, and no further ones taken.
+    async fn gone(&self) {
+        loop {
+            let changed = self.worker.listeners_changed.notified();
+            if !self.worker.state().listeners.contains_key(&self.listener.bind) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn patience(&self) -> Duration {

@@ -158,3 +158,6 @@ impl Direction {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use purlin_model::identity::Identity;
 use purlin_model::service::Protocol;
 use purlin_model::view::{Dial, Listener, LocalInstance, Settings, Target, TargetKey};
 use purlin_model::{InstanceId, ServiceKey};
@@ -42,6 +43,7 @@ pub(crate) struct Changes {
     pub(crate) policies: HashSet<ServiceKey>,
     /// Some local instance came, went or changed.
     pub(crate) locals: bool,
+    pub(crate) listeners: bool,
 }
 
 /// What a server name stands for.
@@ -100,8 +102,18 @@ impl Name {
 }
 
 impl State {
+    /// The SPIFFE URI of a service of this mesh and datacenter.
+    pub(crate) fn identity_of(&self, service: &ServiceKey) -> Option<String> {
+        let settings = self.settings.as_ref()?;
+        let identity = Identity::service(settings.trust_domain.clone(), settings.datacenter.clone(), service);
+        Some(identity.to_string())
+    }
+
     /// The local instance that a name of the mesh stands for.
     pub(crate) fn destination(&self, server_name: &str) -> Option<&Arc<Destination>> {
         self.names.get(server_name).and_then(Name::choose)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub(super) struct CreateArgs {
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = duration)]
     ttl: String,
     /// How many hosts may join with it
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::Name;
+pub(crate) use hickory_proto::rr::RecordType;
 use tokio::net::UdpSocket;
 
 const TIMEOUT: Duration = Duration::from_secs(3);

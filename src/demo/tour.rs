@@ -6,11 +6,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use hickory_proto::rr::RecordType;
 use hyper::StatusCode;
 
 use super::apps::{App, get};
-use super::dig;
+use super::dig::{self, RecordType};
 use super::relay::{Seen, Tap};
 use super::report::{Report, Shown};
 

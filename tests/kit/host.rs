@@ -115,11 +115,15 @@ impl Host {
         format!("lab{}-h{}", self.lab, self.number)
     }
 
+    pub fn netns_path(&self) -> String {
+        format!("/run/netns/{}", self.netns())
+    }
+
     /// A command that will run on this host, its disk as working directory.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .arg(format!("--net=/run/netns/{}", self.netns()))
+            .arg(format!("--net={}", self.netns_path()))
             .arg("--")
             .arg(program)
             .current_dir(&self.dir)

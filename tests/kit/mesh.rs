@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+pub use super::apps::nginx;
 use super::host::{Host, Lab};
 use super::process::Process;
 use super::wait::{LONG, SOON, until};
@@ -155,26 +156,6 @@ impl Agent {
             if found == count { Ok(()) } else { Err(format!("{found}: {entries}")) }
         });
     }
-}
-
-/// A web server on a host: nginx with a page that says `text`.
-pub fn nginx(host: &Host, port: u16, text: &str) -> Process {
-    let dir = host.dir.join(format!("nginx-{port}"));
-    std::fs::create_dir_all(dir.join("logs")).expect("a directory");
-    let config = format!(
-        "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;\n\
-         events {{ worker_connections 256; }}\n\
-         http {{ access_log {0}/access.log; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
-         fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
-         server {{ listen 127.0.0.1:{port}; keepalive_requests 100000;\n\
-         location / {{ default_type text/plain; return 200 \"{text}\\n\"; }} }} }}\n",
-        dir.display()
-    );
-    let file = host.write(&format!("nginx-{port}/nginx.conf"), &config);
-    let process = host.spawn(&format!("nginx-{port}"), "nginx", &["-c", path_text(&file)]);
-    let url = format!("http://127.0.0.1:{port}/");
-    until("nginx answers", SOON, || host.curl(&[&url]).map(|_| ()));
-    process
 }
 
 pub fn path_text(path: &Path) -> &str {

@@ -1,89 +1,212 @@
 //! Hosts come in, are refused, come back, and are replaced.
 
-use crate::kit::mesh::PURLIN;
+use base64::Engine;
+use serde_json::Value;
+
+use super::ran::{Ran, has};
 use crate::kit::wait::{LONG, SOON};
 use crate::kit::{Agent, Host, Lab, Mesh, until};
 
 pub const STORIES: &[(&str, fn())] = &[
     ("join::tokens_that_do_not_open", tokens_that_do_not_open),
-    ("join::a_node_starts_from_its_data", a_node_starts_from_its_data),
-    ("join::names_are_held_by_the_living", names_are_held_by_the_living),
+    ("join::servers_that_are_not_believed", servers_that_are_not_believed),
     ("join::tokens_are_counted_and_listed", tokens_are_counted_and_listed),
+    ("join::a_token_comes_by_flag_file_or_environment", a_token_comes_by_flag_file_or_environment),
+    ("join::a_node_starts_from_its_data", a_node_starts_from_its_data),
+    ("join::data_of_another_mesh_stays_there", data_of_another_mesh_stays_there),
+    ("join::a_member_keeps_trying", a_member_keeps_trying),
+    ("join::names_are_held_by_the_living", names_are_held_by_the_living),
+    ("join::a_host_leaves_and_is_removed", a_host_leaves_and_is_removed),
 ];
 
-/// Runs `purlin agent --join` until it gives up; the line it printed.
+/// A configuration under that name, for a host that has no agent yet, with a data directory of its own.
+fn config(host: &Host, file: &str, more: &str) {
+    let dir = host.dir.join(file.trim_end_matches(".toml"));
+    let text = format!("data_dir = \"{}\"\nadvertise_addr = \"{}\"\n{more}\n", dir.display(), host.ip);
+    host.write(file, &text);
+}
+
+/// `purlin agent --join` with a new data directory; it must give up.
+fn try_to_join(host: &Host, token: &str) -> Ran {
+    let _ = std::fs::remove_dir_all(host.dir.join("newcomer"));
+    config(host, "newcomer.toml", "node_name = \"newcomer\"\njoin_timeout = \"2s\"");
+    Ran::purlin(host, &["agent", "--config", "newcomer.toml", "--join", token])
+}
+
+fn token(server: &Agent, flags: &[&str]) -> String {
+    Ran::purlin(&server.host, &[&["join-token", "create"], flags].concat()).ok().trim_end().to_owned()
+}
+
+fn tokens(server: &Agent) -> Vec<Value> {
+    let listed = Ran::purlin(&server.host, &["join-token", "list", "--format", "json"]).json();
+    listed.as_array().cloned().unwrap_or_default()
+}
+
+/// What the list says of the one token that was made for so many uses.
 #[track_caller]
-fn refused(host: &Host, token: &str, config: &str) -> String {
-    let dir = host.dir.join("refused");
-    let _ = std::fs::remove_dir_all(&dir);
-    let text = format!(
-        "node_name = \"{}\"\ndata_dir = \"{}\"\nadvertise_addr = \"{}\"\njoin_timeout = \"3s\"\n{config}\n",
-        host.name,
-        dir.display(),
-        host.ip
-    );
-    host.write("refused.toml", &text);
-    let output = host.output("timeout", &["20", PURLIN, "agent", "--config", "refused.toml", "--join", token]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("purlin: ")).collect();
-    assert_eq!(errors.len(), 1, "one line was expected: {said}");
-    errors[0].to_owned()
+fn listed(server: &Agent, uses: u64) -> Value {
+    let all = tokens(server);
+    let found: Vec<&Value> = all.iter().filter(|one| one["Uses"] == uses).collect();
+    assert_eq!(found.len(), 1, "{all:?}");
+    found[0].clone()
+}
+
+fn member(agent: &Agent, name: &str) -> Result<Value, String> {
+    let members = agent.get("/v1/agent/members")?;
+    let found = members.as_array().into_iter().flatten().find(|one| one["Name"] == name);
+    found.cloned().ok_or_else(|| format!("no {name} in {members}"))
 }
 
 #[track_caller]
-fn assert_says(line: &str, words: &[&str]) {
-    let lower = line.to_lowercase();
-    for word in words {
-        assert!(lower.contains(&word.to_lowercase()), "no {word:?} in {line:?}");
-    }
+fn await_status(agent: &Agent, name: &str, status: u64) {
+    until(&format!("{name} has status {status}"), SOON, || match member(agent, name)? {
+        found if found["Status"] == status => Ok(()),
+        found => Err(found.to_string()),
+    });
 }
 
 fn tokens_that_do_not_open() {
-    // Three hosts: the server, one that tries, and a second mesh.
+    let lab = Lab::new(2);
+    let server = Agent::server(lab.host(1), "");
+    let host = lab.host(2);
+    let good = token(&server, &[]);
+    let data = host.dir.join("newcomer");
+
+    // What is no token is refused before anything else: neither the configuration nor the directory is touched.
+    for (text, words) in [
+        (&good[..good.len() - 7], &["cut short", "copy all of it"][..]),
+        (&good[..20], &["cut short"]),
+        ("nonsense", &["not a join token", "purlin join-token create"]),
+        (&good.replace("v1.A", "v1.B"), &["token"]),
+        ("@absent", &["absent", "No such file"]),
+    ] {
+        let typed = ["agent", "--config", "no-such-file.toml", "--join", text];
+        Ran::purlin(host, &typed).fails(1, words);
+        try_to_join(host, text).fails(1, words);
+        assert!(!data.exists(), "{} was made", data.display());
+    }
+
+    let for_servers = token(&server, &["--role", "server"]);
+    try_to_join(host, &for_servers).fails(1, &["role server", "agent", "--role agent"]);
+    config(host, "second.toml", "node_name = \"second\"");
+    let typed = ["server", "--config", "second.toml", "--join", &good];
+    Ran::purlin(host, &typed).fails(1, &["role agent", "server", "purlin agent --join"]);
+
+    let brief = token(&server, &["--ttl", "1s", "--uses", "77"]);
+    until("the token is over", SOON, || match listed(&server, 77)["Expired"] == true {
+        true => Ok(()),
+        false => Err("not yet".into()),
+    });
+    try_to_join(host, &brief).fails(1, &["expired", "purlin join-token create"]);
+    has(&Ran::purlin(&server.host, &["join-token", "list"]).ok(), &["expired"]);
+
+    let revoked = token(&server, &["--uses", "78"]);
+    let id = listed(&server, 78)["ID"].as_str().expect("an id").to_owned();
+    has(&Ran::purlin(&server.host, &["join-token", "revoke", &id]).ok(), &[&id]);
+    try_to_join(host, &revoked).fails(1, &["revoked"]);
+
+    // None of these cost a use, and none left a member.
+    for one in tokens(&server) {
+        assert_eq!(one["Uses"], one["UsesLeft"], "{one}");
+    }
+    assert!(member(&server, "newcomer").is_err() && member(&server, "second").is_err());
+}
+
+fn servers_that_are_not_believed() {
+    let lab = Lab::new(3);
+    let mut stranger = Agent::server(lab.host(3), "");
+    let token = token(&stranger, &[]);
+    let (host, other) = (lab.host(2), lab.host(3));
+
+    // Nobody there: it gives up after join_timeout, 2 s here.
+    stranger.process.kill();
+    let start = std::time::Instant::now();
+    try_to_join(host, &token).fails(1, &["10.77.0.3:8300", "within 2 s"]);
+    assert!(start.elapsed() >= std::time::Duration::from_secs(2), "it did not try for 2 s");
+
+    // Another mesh now has the address in the token.
+    other.kill_all();
+    std::fs::remove_dir_all(other.dir.join("data")).expect("the old data goes");
+    let impostor = Agent::server(other, "");
+    try_to_join(host, &token).fails(1, &["10.77.0.3", "another ca", "join token"]);
+    assert!(member(&impostor, "newcomer").is_err());
+}
+
+fn tokens_are_counted_and_listed() {
+    let lab = Lab::new(3);
+    let mut server = Agent::server(lab.host(1), "");
+    // The first start says how to go on.
+    has(&server.process.log(), &["purlin agent --join purlin-join-v1.", "purlin join-token create"]);
+
+    let text = token(&server, &["--uses", "2", "--ttl", "30m"]);
+    let inside = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(text.strip_prefix("purlin-join-v1.").expect("a token").trim_end_matches('='))
+        .unwrap_or_default();
+    let mesh = server.get("/v1/agent/self").expect("self")["Mesh"]["TrustDomain"].clone();
+    has(
+        &String::from_utf8_lossy(&inside),
+        &["10.77.0.1:8300", mesh.as_str().expect("a trust domain"), "Agent"],
+    );
+
+    let one = listed(&server, 2);
+    assert_eq!(
+        (&one["Role"], &one["UsesLeft"], &one["Expired"]),
+        (&"agent".into(), &2.into(), &false.into())
+    );
+    let secret = &text[text.len() - 20..];
+    assert!(!one.to_string().contains(secret), "the secret is in the list");
+    let table = Ran::purlin(&server.host, &["join-token", "list"]).ok();
+    has(&table, &["ID", "Role", "Uses Left", "Expires", one["ID"].as_str().expect("an id")]);
+
+    // A first try that came to nothing leaves a key; a copy of it joins, is lost, and joins again.
+    server.process.kill();
+    config(lab.host(2), "agent.toml", "node_name = \"h2\"\njoin_timeout = \"1s\"");
+    let typed = ["agent", "--config", "agent.toml", "--join", &text];
+    Ran::purlin(lab.host(2), &typed).fails(1, &["within 1 s"]);
+    let (tried, copy) = (lab.host(2).dir.join("agent"), lab.host(2).dir.join("copy"));
+    lab.host(2).run("cp", &["-a", &tried.to_string_lossy(), &copy.to_string_lossy()]);
+    server = Agent::restart(lab.host(1), "server", &[]);
+    server.await_ready();
+    for _ in 0..2 {
+        let agent = Agent::restart(lab.host(2), "agent", &["--join", &text]);
+        agent.await_ready();
+        assert_eq!(listed(&server, 2)["UsesLeft"], 1);
+        drop(agent);
+        lab.host(2).kill_all();
+        std::fs::remove_dir_all(&tried).expect("the data directory goes");
+        lab.host(2).run("cp", &["-a", &copy.to_string_lossy(), &tried.to_string_lossy()]);
+    }
+
+    // Another key costs the second use, and a third finds none.
+    let agent = Agent::start(lab.host(3), "agent", "", &["--join", &text]);
+    agent.await_ready();
+    assert_eq!(listed(&server, 2)["UsesLeft"], 0);
+    try_to_join(lab.host(2), &text).fails(1, &["used up", "2 uses", "purlin join-token create"]);
+}
+
+fn a_token_comes_by_flag_file_or_environment() {
     let lab = Lab::new(3);
     let server = Agent::server(lab.host(1), "");
-    let stranger = Agent::server(lab.host(3), "");
-    let host = lab.host(2).clone();
-    let good = server.purlin(&["join-token", "create"]);
+    let text = token(&server, &["--uses", "5"]);
+    lab.host(2).write("token", &format!("{text}\n"));
+    let by_file = Agent::start(lab.host(2), "agent", "", &["--join", "@token"]);
+    by_file.await_ready();
 
-    assert_says(&refused(&host, &good[..good.len() - 7], ""), &["token", "truncated"]);
-    assert_says(&refused(&host, "nonsense", ""), &["token"]);
-    assert_says(&refused(&host, &format!("@{}/absent", host.dir.display()), ""), &["absent"]);
+    config(lab.host(3), "agent.toml", "node_name = \"h3\"");
+    let mut command = lab.host(3).command(crate::kit::mesh::PURLIN);
+    command.args(["agent", "--config", "agent.toml"]).env("PURLIN_JOIN_TOKEN", &text);
+    let mut by_environment = crate::kit::Process::start(lab.host(3), "agent", command);
+    until("h3 is there", LONG, || member(&server, "h3"));
+    assert!(!by_environment.log().contains(&text), "the token is in the log");
+    assert_eq!(by_environment.stop().code(), Some(0));
 
-    let server_role = server.purlin(&["join-token", "create", "--role", "server"]);
-    assert_says(&refused(&host, &server_role, ""), &["role", "server"]);
-
-    let once = server.purlin(&["join-token", "create", "--uses", "1"]);
-    let id = server.get("/v1/join-token").expect("a list");
-    assert_eq!(id.as_array().map(Vec::len), Some(3), "{id}");
-    let brief = server.purlin(&["join-token", "create", "--ttl", "1s"]);
-    until("the token is over", SOON, || {
-        let line = refused(&host, &brief, "");
-        if line.contains("expired") { Ok(()) } else { Err(line) }
-    });
-
-    // Used up by another key.
-    let mut user = Agent::start(&host, "agent", "", &["--join", &once]);
-    user.await_ready();
-    user.process.stop();
-    let line = refused(&host, &once, "");
-    assert!(line.contains("used up") || line.contains("no uses"), "{line}");
-
-    // A server of another mesh at the address in the token.
-    let foreign = stranger.purlin(&["join-token", "create"]);
-    assert_ne!(foreign, good);
-    drop(stranger);
-    lab.host(3).kill_all();
-    assert_says(&refused(&host, &foreign, ""), &["10.77.0.3"]);
-    let _impostor = {
-        let other = lab.host(3);
-        std::fs::remove_dir_all(other.dir.join("data")).expect("the old data goes");
-        Agent::server(other, "")
-    };
-    let line = refused(&host, &foreign, "");
-    assert_says(&line, &["10.77.0.3"]);
-    assert!(line.contains("not trusted") || line.contains("fingerprint"), "{line}");
+    // A flag wins over the environment, and both flags at once are wrong usage.
+    let env = [("PURLIN_JOIN_TOKEN", "nonsense")];
+    Ran::with(lab.host(3), &env, &["agent", "--config", "no-such-file.toml"]).fails(1, &["not a join token"]);
+    let typed = ["agent", "--config", "no-such-file.toml", "--join", &text];
+    Ran::with(lab.host(3), &env, &typed).fails(1, &["no-such-file.toml"]);
+    let typed = ["server", "--bootstrap", "--join", &text];
+    Ran::purlin(lab.host(3), &typed).is_misused(&["--bootstrap", "--join", "cannot be used"]);
 }
 
 fn a_node_starts_from_its_data() {
@@ -95,90 +218,151 @@ fn a_node_starts_from_its_data() {
     }
     mesh.await_members(2);
 
-    // Both flags are accepted on data of this mesh, with a notice.
-    mesh.on_mut(2).process.stop();
-    let host = mesh.lab.host(2).clone();
-    let agent = Agent::restart(&host, "agent", &["--join", &token]);
-    agent.await_ready();
-    assert!(agent.process.log().contains("already"), "no notice:\n{}", agent.process.log());
-    *mesh.on_mut(2) = agent;
-
-    mesh.on_mut(1).process.stop();
-    let server = Agent::restart(mesh.lab.host(1), "server", &["--bootstrap"]);
-    server.await_ready();
-    assert!(server.process.log().contains("already"), "no notice:\n{}", server.process.log());
-    *mesh.on_mut(1) = server;
-    mesh.await_members(2);
-
-    // A token of another mesh is refused on data of this one, and an empty directory needs a flag.
-    let other = Lab::new(1);
-    let stranger = Agent::server(other.host(1), "");
-    let foreign = stranger.purlin(&["join-token", "create"]);
-    mesh.on_mut(2).process.stop();
-    let output = host.output("timeout", &["20", PURLIN, "agent", "--config", "agent.toml", "--join", &foreign]);
-    assert_eq!(output.status.code(), Some(1));
-    assert_says(&String::from_utf8_lossy(&output.stderr), &["another mesh"]);
-
-    let empty = format!("--data-dir={}", host.dir.join("empty").display());
-    for role in ["agent", "server"] {
-        let output = host.output("timeout", &["20", PURLIN, role, &empty, "--node=x", "--advertise=10.77.0.2"]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{said}");
-        assert_says(&said, &["--bootstrap", "--join"]);
+    // Both flags are accepted on data of this mesh, with a notice and without a use of the token.
+    for (host, role, flags) in [(2, "agent", ["--join", &token].as_slice()), (1, "server", &["--bootstrap"])]
+    {
+        assert_eq!(mesh.on_mut(host).process.stop().code(), Some(0));
+        let agent = Agent::restart(mesh.lab.host(host), role, flags);
+        agent.await_ready();
+        has(&agent.process.log(), &["already", flags[0], "ignored"]);
+        *mesh.on_mut(host) = agent;
     }
+    mesh.await_members(2);
+    assert!(tokens(mesh.on(1)).iter().any(|one| one["Uses"] == 1 && one["UsesLeft"] == 1));
+
+    // Neither flag, and nothing there: both are named.
+    let host = mesh.lab.host(2);
+    for role in ["agent", "server"] {
+        let data_dir = format!("--data-dir={}", host.dir.join("empty").display());
+        let typed = [role, &data_dir, "--node=x", "--advertise=10.77.0.2"];
+        Ran::purlin(host, &typed).fails(2, &["empty", "purlin server --bootstrap", "--join TOKEN"]);
+    }
+
+    // A directory is of one node in one role, and of one process.
+    let taken = ["agent", "--config", "agent.toml"];
+    Ran::purlin(host, &taken).fails(1, &["data", "another"]);
+    mesh.on_mut(2).process.stop();
+    let host = mesh.lab.host(2);
+    Ran::purlin(host, &["server", "--config", "agent.toml"]).fails(1, &["purlin agent"]);
+    Ran::purlin(host, &["agent", "--config", "agent.toml", "--node", "h9"])
+        .fails(1, &["h2", "h9", "node_name"]);
+}
+
+fn data_of_another_mesh_stays_there() {
+    let lab = Lab::new(3);
+    let ours = Agent::server(lab.host(1), "");
+    let theirs = Agent::server(lab.host(3), "");
+    let mut agent = Agent::start(lab.host(2), "agent", "", &["--join", &token(&ours, &[])]);
+    agent.await_ready();
+    assert_eq!(agent.process.stop().code(), Some(0));
+    let foreign = token(&theirs, &[]);
+    let typed = ["agent", "--config", "agent.toml", "--join", &foreign];
+    Ran::purlin(lab.host(2), &typed).fails(1, &["another mesh", "data_dir"]);
+    // And one that is none is refused here as well, though it would not be needed.
+    let typed = ["agent", "--config", "agent.toml", "--join", "nonsense"];
+    Ran::purlin(lab.host(2), &typed).fails(1, &["not a join token"]);
+    assert!(member(&theirs, "h2").is_err());
+}
+
+fn a_member_keeps_trying() {
+    let mut mesh = Mesh::start(2, "join_timeout = \"1s\"");
+    mesh.on_mut(2).process.kill();
+    mesh.on_mut(1).process.kill();
+    // Started while no server is there: no token, no timeout, the API answers from the first moment.
+    let agent = Agent::restart(mesh.lab.host(2), "agent", &[]);
+    until("the agent tells that it has no server", LONG, || {
+        let own = agent.get("/v1/agent/self")?;
+        let session = &own["Stats"]["session"];
+        let tells =
+            session["phase"] != "connected" && session["reason"].as_str().is_some_and(|why| !why.is_empty());
+        if tells { Ok(()) } else { Err(session.to_string()) }
+    });
+    // Long after join_timeout, three tries at least.
+    until("it has tried again and again", LONG, || {
+        let text = agent.host.curl(&["http://127.0.0.1:8500/v1/agent/metrics?format=prometheus"])?.1;
+        let tries = text.lines().find(|line| line.contains("session") && line.contains("failures_total"));
+        let count = tries.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0);
+        if count >= 3.0 { Ok(()) } else { Err(format!("{tries:?}")) }
+    });
+    mesh.on_mut(1).again();
+    mesh.on(1).await_ready();
+    // At most 5 s between tries.
+    until("it is back by itself", SOON, || {
+        match agent.get("/v1/agent/self")?["Stats"]["session"]["phase"] == "connected" {
+            true => Ok(()),
+            false => Err(agent.process.log()),
+        }
+    });
+    *mesh.on_mut(2) = agent;
+    mesh.await_members(2);
 }
 
 fn names_are_held_by_the_living() {
     let mut mesh = Mesh::start(3, "");
-    let host = mesh.lab.host(3).clone();
-    let token = mesh.token();
+    mesh.on_mut(3).process.stop();
+    let (host, token) = (mesh.lab.host(3).clone(), token(mesh.on(1), &["--uses", "9"]));
+    host.kill_all();
+    let name = "node_name = \"h2\"\njoin_timeout = \"3s\"";
+    config(&host, "heir.toml", name);
+    let typed = ["agent", "--config", "heir.toml", "--join", &token];
+    Ran::purlin(&host, &typed).fails(1, &["h2", "held by a live node", "10.77.0.2", "purlin node remove h2"]);
+    assert_eq!(listed(mesh.on(1), 9)["UsesLeft"], 9, "a refused join costs nothing");
 
-    let taken = format!(
-        "node_name = \"h2\"\ndata_dir = \"{}/taken\"\nadvertise_addr = \"{}\"\njoin_timeout = \"3s\"\n\
-         ports = {{ http = 18500, dns = 18600, mesh = 21000 }}\n",
-        host.dir.display(),
-        host.ip
-    );
-    host.write("taken.toml", &taken);
-    let join = ["20", PURLIN, "agent", "--config", "taken.toml", "--join", &token];
-    let output = host.output("timeout", &join);
-    assert_eq!(output.status.code(), Some(1));
-    assert_says(&String::from_utf8_lossy(&output.stderr), &["h2", "live"]);
-
-    // The holder dies; its name is free for the next.
+    // The holder dies, and its name is free for the next.
     mesh.on_mut(2).process.kill();
     mesh.lab.host(2).kill_all();
-    until("h2 has failed", SOON, || {
-        let members = mesh.on(1).get("/v1/agent/members")?;
-        let failed = members.as_array().into_iter().flatten().any(|one| one["Name"] == "h2" && one["Status"] == 4);
-        if failed { Ok(()) } else { Err(members.to_string()) }
-    });
-    let heir = host.spawn("heir", PURLIN, &join[1..]);
+    await_status(mesh.on(1), "h2", 4);
+    let heir = host.spawn("heir", crate::kit::mesh::PURLIN, &typed);
     until("h2 lives again, elsewhere", LONG, || {
-        let node = mesh.on(1).get("/v1/catalog/node/h2")?;
-        if node["Node"]["Address"] == "10.77.0.3" { Ok(()) } else { Err(format!("{node}\n{}", heir.log())) }
+        let found = member(mesh.on(1), "h2")?;
+        if found["Addr"] == "10.77.0.3" && found["Status"] == 1 {
+            Ok(())
+        } else {
+            Err(format!("{found}\n{}", heir.log()))
+        }
     });
 
-    // A node that failed can be removed, a live one cannot.
-    drop(heir);
-    let refusal = mesh.on(1).try_purlin(&["node", "remove", "h3"]);
-    assert!(refusal.is_err_and(|line| line.contains("h3")));
-    until("h2 is removed", LONG, || mesh.on(1).try_purlin(&["node", "remove", "h2"]));
-    let nodes = mesh.on(1).purlin(&["catalog", "nodes"]);
-    assert!(!nodes.contains("h2"), "{nodes}");
+    // The old holder comes back and is told that its place is taken; the heir stays.
+    mesh.on_mut(2).again();
+    until("the old h2 is refused", LONG, || {
+        let session = mesh.on(2).get("/v1/agent/self")?["Stats"]["session"].clone();
+        let refused = session["phase"] != "connected"
+            && session["reason"].as_str().is_some_and(|why| why.contains("revoked") || why.contains("h2"));
+        if refused { Ok(()) } else { Err(format!("{session}")) }
+    });
+    assert_eq!(member(mesh.on(1), "h2").map(|found| found["Addr"].clone()), Ok("10.77.0.3".into()));
 }
 
-fn tokens_are_counted_and_listed() {
-    let lab = Lab::new(2);
-    let server = Agent::server(lab.host(1), "");
-    let token = server.purlin(&["join-token", "create", "--uses", "2", "--ttl", "30m"]);
-    assert_eq!(token.lines().count(), 1);
-    let list = server.get("/v1/join-token").expect("a list");
-    let id = list[0]["ID"].as_str().expect("an id").to_owned();
-    assert!(!list.to_string().contains(&token), "the secret is in the list");
-    let table = server.purlin(&["join-token", "list"]);
-    assert!(table.contains(&id) && table.contains('2'), "{table}");
-    server.purlin(&["join-token", "revoke", &id]);
-    let line = refused(lab.host(2), &token, "");
-    assert!(line.contains("revoked") || line.contains("unknown"), "{line}");
+fn a_host_leaves_and_is_removed() {
+    let mut mesh = Mesh::start(3, "");
+    let remove = ["node", "remove", "h3"];
+    let server = mesh.lab.host(1).clone();
+    Ran::purlin(&server, &remove).fails(1, &["h3", "alive", "purlin leave"]);
+    Ran::purlin(&server, &["node", "remove", "h9"]).fails(1, &["h9"]);
+
+    // One host fails, one leaves in order: both ways its agent ends with 0.
+    mesh.on(2).register(&serde_json::json!({"Name": "web", "Port": 80}));
+    mesh.on(1).await_healthy("web", 1);
+    assert_eq!(Ran::purlin(mesh.lab.host(2), &["leave"]).ok().trim_end(), "Graceful leave complete");
+    assert_eq!(mesh.on_mut(2).process.wait(SOON).code(), Some(0));
+    assert_eq!(mesh.lab.host(2).pids(), Vec::<String>::new(), "something goes on on a host that left");
+    await_status(mesh.on(1), "h2", 3);
+    mesh.on(1).await_healthy("web", 0);
+    mesh.on_mut(3).process.kill();
+    await_status(mesh.on(1), "h3", 4);
+    for name in ["h2", "h3"] {
+        has(&Ran::purlin(&server, &["node", "remove", name]).ok(), &[name]);
+        assert!(member(mesh.on(1), name).is_err());
+    }
+    assert!(!Ran::purlin(&server, &["catalog", "nodes"]).ok().contains("h2"));
+    assert_eq!(mesh.on(1).get("/v1/catalog/service/web").expect("a list"), serde_json::json!([]));
+
+    // What was removed cannot come back by its old certificate, only by a new token.
+    mesh.on_mut(3).again();
+    until("the removed host is refused", LONG, || {
+        let session = mesh.on(3).get("/v1/agent/self")?["Stats"]["session"].clone();
+        let why = session["reason"].as_str().unwrap_or_default().to_owned();
+        if session["phase"] != "connected" && why.contains("h3") { Ok(()) } else { Err(session.to_string()) }
+    });
+    assert!(member(mesh.on(1), "h3").is_err());
 }

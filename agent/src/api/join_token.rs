@@ -22,6 +22,7 @@ use super::shape::{instant, schema};
 use super::status::servers_in;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+const DEFAULT_USES: u32 = 10;
 const MAX_TTL: Duration = Duration::from_secs(366 * 86_400);
 const MAX_USES: u32 = 100_000;
 
@@ -94,7 +95,7 @@ fn parse_wanted(body: &Value) -> Result<Wanted, Failure> {
         }
         let uses = table.number("Uses", 1..=u64::from(MAX_USES)).and_then(|uses| u32::try_from(uses).ok());
         table.finish();
-        Wanted { role, ttl, uses: uses.unwrap_or(1) }
+        Wanted { role, ttl, uses: uses.unwrap_or(DEFAULT_USES) }
     });
     let (faults, _) = problems.into_parts();
     read.filter(|_| faults.is_empty()).ok_or_else(|| Failure::from(faults))
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn a_token_is_for_one_agent_and_one_hour_unless_said_otherwise() {
         let wanted = parse_wanted(&json!({}));
-        assert_eq!(wanted, Ok(Wanted { role: NodeRole::Agent, ttl: DEFAULT_TTL, uses: 1 }));
+        assert_eq!(wanted, Ok(Wanted { role: NodeRole::Agent, ttl: DEFAULT_TTL, uses: DEFAULT_USES }));
         let wanted = parse_wanted(&json!({"role": "server", "ttl": "10m", "uses": 3}));
         assert_eq!(wanted, Ok(Wanted { role: NodeRole::Server, ttl: Duration::from_secs(600), uses: 3 }));
     }

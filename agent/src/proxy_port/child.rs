@@ -1,7 +1,7 @@
 //! The proxy as a process that this agent started, in a process group of its own so that it outlives the agent.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use tokio::process::Command;
 use tracing::{info, warn};
@@ -13,6 +13,11 @@ use super::Spawn;
 pub(super) struct Child(Option<tokio::process::Child>);
 
 impl Child {
+    /// How the one that was started ended, if it did.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.as_mut()?.try_wait().ok()?
+    }
+
     /// Starts one unless ours still runs. Tells whether it did.
     pub(super) fn ensure(&mut self, spawn: &Spawn, runtime_dir: &Path) -> Result<bool, String> {
         if let Some(child) = &mut self.0 {

@@ -24,17 +24,19 @@ use crate::stream::Stream;
 pub(super) async fn serve1(departure: Rc<Departure>, client: Stream) {
     let worker = departure.worker.clone();
     let idle = worker.limits.client_idle_timeout;
-    let handler = move |request| answer(departure.clone(), request, Framing::Http1);
-    serve::http1(&worker, client, idle, std::future::pending(), handler).await;
+    let here = departure.clone();
+    let handler = move |request| answer(here.clone(), request, Framing::Http1);
+    serve::http1(&worker, client, idle, departure.gone(), handler).await;
 }
 
 pub(super) async fn serve2(departure: Rc<Departure>, client: Stream) {
     let worker = departure.worker.clone();
+    let here = departure.clone();
     let handler = move |request: Request<Incoming>| {
         let framing = http2_framing(request.headers());
-        answer(departure.clone(), request, framing)
+        answer(here.clone(), request, framing)
     };
-    serve::http2(&worker, client, false, std::future::pending(), handler).await;
+    serve::http2(&worker, client, false, departure.gone(), handler).await;
 }
 
 /// An answer, and what must last as long as its body.

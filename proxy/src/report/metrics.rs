@@ -174,7 +174,9 @@ impl Metrics {
 
     pub(super) fn denied(&self, label: EdgeLabel, rule: &str) {
         let mut denied = lock(&self.denied);
-        let key = (label, rule.to_owned());
+        // A far proxy may have named the rule: it must not break out of its label.
+        let rule = rule.replace(['"', '\\', '\n'], "'");
+        let key = (label, rule);
         let full = denied.len() >= self.limit && !denied.contains_key(&key);
         let key = if full { (EdgeLabel::other(key.0.direction), OTHER.to_owned()) } else { key };
         *denied.entry(key).or_default() += 1;

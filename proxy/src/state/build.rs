@@ -66,6 +66,7 @@ impl Builder {
                 PartKey::Listener(bind) => {
                     let part = self.view.parts.get(key).and_then(as_listener);
                     replace(&mut self.state.listeners, *bind, part);
+                    changes.listeners = true;
                 }
                 PartKey::Target(target) => {
                     let part = self.view.parts.get(key).and_then(as_target);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use http::StatusCode;
+use http_body_util::BodyExt;
 use purlin_model::service::Protocol;
 use purlin_model::view::PartKey;
 use purlin_wire::local::ToProxy;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::apps::{
-    client1, client2, echo_app, get, http1_app, mirror, named_app, read_all, request, request2, text,
+    client1, client2, echo_app, full, get, http1_app, mirror, named_app, read_all, request, request2, text,
 };
 use crate::kit::{Agent, Host, Pair, metric};
 
@@ -197,4 +198,39 @@ async fn a_lost_agent_changes_nothing_and_the_next_one_adopts_what_runs() {
     agent.write_raw(&[0xff; 64]).await;
     agent.ended().await;
     assert_eq!(get(pair.upstream, "/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_moves_whole_when_its_application_is_down() {
+    let echo = |request: http::Request<hyper::body::Incoming>| async move {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        http::Response::new(full(body))
+    };
+    let (one, other) = (http1_app(echo).await, http1_app(echo).await);
+    let (pair, _second) = two(Protocol::Http, one.address, other.address).await;
+    drop(one);
+    let mut client = client1(pair.upstream).await;
+    for round in 0..20 {
+        let body = format!("{round}").repeat(1000);
+        let asked = http::Request::post("/").header("host", "api").body(full(body.clone())).unwrap();
+        client.ready().await.unwrap();
+        let (status, _, answer) = text(client.send_request(asked).await.unwrap()).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert!(answer == body);
+    }
+    metric(&pair.web, "purlin_proxy_retries_total", |n| n >= 1.0).await;
+}
+
+#[tokio::test]
+async fn a_removed_listener_ends_its_kept_connections_in_order() {
+    let app = named_app("api").await;
+    let mut pair = Pair::new(app.address, Some(Protocol::Http)).await;
+    let mut client = client1(pair.upstream).await;
+    assert_eq!(text(client.send_request(request("/")).await.unwrap()).await.0, StatusCode::OK);
+    pair.web.remove(&PartKey::Listener(pair.upstream));
+    assert_eq!(pair.web.apply().await, []);
+    while client.ready().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    metric(&pair.web, r#"connections_active direction="outbound""#, |n| n == 0.0).await;
 }

@@ -20,6 +20,7 @@ openraft::declare_raft_types!(
 
 /// A server as the members of the cluster know it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServerNode {
     /// The name of its host in the catalog.
     pub name: String,

@@ -117,7 +117,7 @@ impl LogStore {
         Self::over(DurableSled::open(dir)?, own)
     }
 
-    pub(super) fn over(db: DurableSled, own: u64) -> Result<Self, LogOpenError> {
+    pub(crate) fn over(db: DurableSled, own: u64) -> Result<Self, LogOpenError> {
         claim(&db, own)?;
         let facts = load(&db)?;
         let purged = facts.purged.map(|purged| purged.index);
