@@ -202,11 +202,8 @@ impl Compiled {
             return Err(Some("it has rules for requests, and this is a TCP connection".into()));
         };
         decide_request(permissions, facts, facts.path)?;
-        // An application may read `/a/../b` as `/b`: both readings must be allowed.
-        match path::normal_form(facts.path) {
-            Some(normal) => decide_request(permissions, facts, &normal),
-            None => Ok(()),
-        }
+        // An application may read `/a/../b` as `/b`: every reading must be allowed.
+        path::readings(facts.path).iter().try_for_each(|reading| decide_request(permissions, facts, reading))
     }
 }
 

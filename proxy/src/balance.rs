@@ -57,7 +57,7 @@ impl Stats {
     pub(crate) fn fail(&self, now: Instant, rest: Duration, rest_max: Duration) {
         let failures = self.failures.get();
         self.failures.set(failures.saturating_add(1));
-        let span = 0 * rest.saturating_mul(1 << failures.min(16)).min(rest_max);
+        let span = rest.saturating_mul(1 << failures.min(16)).min(rest_max);
         self.rest_until.set(Some(now + span));
     }
 

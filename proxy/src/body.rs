@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
+use crate::http::clean_trailers;
 use crate::live::LiveGuard;
 use crate::pool::Lease;
 use crate::report::{Edge, RequestRecord};
@@ -110,12 +111,23 @@ struct Shared {
     at: usize,
     /// Everything that was taken is remembered.
     whole: bool,
+    /// What is wrong with what the client sent.
+    broken: Option<String>,
 }
 
 impl Lent {
     /// `edge` counts the bytes.
     pub(crate) fn new(body: Body, edge: Rc<Edge>) -> Self {
-        let shared = Shared { body, edge, loan: 0, taken: Vec::new(), taken_bytes: 0, at: 0, whole: true };
+        let shared = Shared {
+            body,
+            edge,
+            loan: 0,
+            taken: Vec::new(),
+            taken_bytes: 0,
+            at: 0,
+            whole: true,
+            broken: None,
+        };
         Self { shared: Rc::new(RefCell::new(shared)), loan: 0 }
     }
 
@@ -133,6 +145,12 @@ impl Lent {
         self.shared.borrow().whole
     }
 
+    /// What was wrong with the body that the client sent, where that ended it: a line for the client.
+    pub(crate) fn broken(&self) -> Option<String> {
+        let shared = self.shared.borrow();
+        shared.broken.as_ref().map(|why| format!("the body of the request cannot be read: {why}\n"))
+    }
+
     /// The present loan is the last one: nothing more needs to be remembered.
     pub(crate) fn settle(&self) {
         let mut shared = self.shared.borrow_mut();
@@ -144,15 +162,22 @@ impl Lent {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let shared = &mut *self.shared.borrow_mut();
-        if false && shared.loan != self.loan {
+        if shared.loan != self.loan {
             return Poll::Ready(Some(Err(BodyError::Withdrawn)));
         }
         if let Some(data) = shared.taken.get(shared.at) {
             shared.at += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
-        let frame = ready!(Pin::new(&mut shared.body).poll_frame(cx));
-        if let Some(result) = &frame {
+        let mut frame = ready!(Pin::new(&mut shared.body).poll_frame(cx));
+        if let Some(result) = &mut frame {
+            if let Some(trailers) = result.as_mut().ok().and_then(Frame::trailers_mut) {
+                clean_trailers(trailers);
+            }
+            if let Err(BodyError::Transport(error)) = result {
+                let source = std::error::Error::source(error);
+                shared.broken = Some(source.map_or_else(|| error.to_string(), ToString::to_string));
+            }
             shared.note(result.as_ref().ok().and_then(Frame::data_ref));
         }
         Poll::Ready(frame)
@@ -253,7 +278,10 @@ impl Watched {
             return self.fail(BodyError::Timeout);
         }
         match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     self.edge.received(data.len());
                 }

@@ -24,17 +24,34 @@ const INTERNAL: &str = "x-purlin-";
 pub(crate) enum BadRequest {
     #[error("the Host header is not a host name: {0:?}")]
     Host(String),
-    #[error("the request target cannot be passed on")]
+    #[error("the request target cannot be passed on: it must be a path, or a URL")]
     Target,
     #[error("CONNECT is not passed on: the destination is chosen by the port that is called")]
     Connect,
 }
 
-/// Whether the client asks for another protocol on this connection. An offer of `h2c` is none of ours to pass on.
+/// Whether the client asks for another protocol on this connection.
 pub(crate) fn wants_upgrade<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
-    let offers = headers.get(UPGRADE).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
-    request.version() == Version::HTTP_11 && offers && has_token(headers, &CONNECTION, "upgrade")
+    request.version() == Version::HTTP_11
+        && has_token(headers, &CONNECTION, "upgrade")
+        && offered_protocols(headers).is_some()
+}
+
+/// The protocols of `Upgrade` that may be passed on. Another HTTP, or TLS with HTTP in it, is none: requests in it
+/// would go by the rules unseen.
+fn offered_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
+    let values = headers.get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+    let names_http = |protocol: &str| {
+        let name = protocol.split('/').next().unwrap_or_default().trim();
+        ["h2c", "h2", "h3", "http", "https", "tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
+    };
+    let offered: Vec<&str> = values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|protocol| !protocol.is_empty() && !names_http(protocol))
+        .collect();
+    if offered.is_empty() { None } else { HeaderValue::from_str(&offered.join(", ")).ok() }
 }
 
 /// Tells gRPC from other requests in HTTP/2; gRPC-Web is none, it reads answers as any HTTP does.
@@ -56,7 +73,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 pub(crate) fn clean_request(headers: &mut HeaderMap, keep_upgrade: bool) {
     clean_hop(headers, keep_upgrade);
     headers.remove(EXPECT);
-    
+    headers.remove(CLIENT_CERTIFICATE);
     strip_internal(headers);
 }
 
@@ -64,6 +81,12 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, keep_upgrade: bool) {
 pub(crate) fn clean_response(headers: &mut HeaderMap, keep_upgrade: bool) {
     clean_hop(headers, keep_upgrade);
     strip_internal(headers);
+}
+
+/// What comes behind a body must not say what a head may not.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    trailers.remove(CLIENT_CERTIFICATE);
+    strip_internal(trailers);
 }
 
 pub(crate) fn strip_internal(headers: &mut HeaderMap) {
@@ -75,7 +98,7 @@ pub(crate) fn strip_internal(headers: &mut HeaderMap) {
 }
 
 fn clean_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
-    let upgrade = if keep_upgrade { headers.get(UPGRADE).cloned() } else { None };
+    let upgrade = if keep_upgrade { offered_protocols(headers) } else { None };
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -141,7 +164,7 @@ pub(crate) fn to_http2<B>(request: &mut Request<B>, fallback: &str) -> Result<()
         Some(authority) => authority,
         None => Authority::try_from(fallback).map_err(|_| BadRequest::Target)?,
     };
-    let path = path_and_query(request);
+    let path = path_and_query(request)?;
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority);
@@ -159,7 +182,7 @@ pub(crate) fn to_http1<B>(request: &mut Request<B>, fallback: &str) -> Result<()
         None => HeaderValue::from_str(fallback),
     };
     let host = host.map_err(|_| BadRequest::Target)?;
-    let path = path_and_query(request);
+    let path = path_and_query(request)?;
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
     request.headers_mut().insert(HOST, host);
@@ -167,15 +190,22 @@ pub(crate) fn to_http1<B>(request: &mut Request<B>, fallback: &str) -> Result<()
     Ok(())
 }
 
-fn path_and_query<B>(request: &Request<B>) -> PathAndQuery {
-    let given = request.uri().path_and_query().cloned();
-    match given {
+fn path_and_query<B>(request: &Request<B>) -> Result<PathAndQuery, BadRequest> {
+    if request.method() == Method::CONNECT {
+        return Err(BadRequest::Connect);
+    }
+    let uri = request.uri();
+    // `GET name` is the form of CONNECT: an authority, and nothing to ask it for.
+    if uri.scheme().is_none() && uri.authority().is_some() {
+        return Err(BadRequest::Target);
+    }
+    Ok(match uri.path_and_query().cloned() {
         Some(path) if request.method() == Method::OPTIONS && path.as_str().is_empty() => {
             PathAndQuery::from_static("*")
         }
         Some(path) if !path.as_str().is_empty() => path,
         _ => PathAndQuery::from_static("/"),
-    }
+    })
 }
 
 /// HTTP/2 may split a cookie over several headers; HTTP/1.1 has one (RFC 9113, 8.2.3).

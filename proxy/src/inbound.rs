@@ -3,6 +3,7 @@
 //! Who calls is told by the client's certificate and by nothing else; where it goes, by the name that it asked for.
 
 mod http;
+mod slot;
 mod tcp;
 
 use std::cell::RefCell;
@@ -31,6 +32,7 @@ use crate::tunnel::{ALPN_H1, ALPN_H2, ALPN_TCP, ALPN_UPGRADE};
 use crate::worker::Worker;
 
 pub(crate) use http::handle;
+pub(crate) use slot::Slots;
 pub(crate) use tcp::{Accepted, Refused, accept};
 
 /// One connection from the mesh, or from an application of this host to another one: who calls whom.
@@ -115,12 +117,14 @@ impl Arrival {
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr) {
     tune(&tcp);
-    let Some(slot) = Slot::take(&worker) else {
-        return worker.report.refused(Refusal::TooMany, Some(from), &"too many handshakes are under way");
-    };
-    let shaken = match timeout(worker.limits.handshake_timeout, handshake(&worker, tcp)).await {
-        Ok(shaken) => shaken,
-        Err(_) => Err((Refusal::Handshake, "the handshake took too long".to_owned())),
+    let slot = worker.handshakes.take(worker.limits.handshakes_per_worker);
+    let shaken = tokio::select! {
+        shaken = timeout(worker.limits.handshake_timeout, handshake(&worker, tcp)) => {
+            shaken.unwrap_or_else(|_| Err((Refusal::Handshake, "the handshake took too long".to_owned())))
+        }
+        () = slot.lost() => {
+            Err((Refusal::TooMany, "too many handshakes are under way, and this one was the slowest".to_owned()))
+        }
     };
     drop(slot);
     match shaken {
@@ -129,26 +133,6 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr) 
             dispatch(Rc::new(arrival), io.into(), &alpn, record).await;
         }
         Err((refusal, why)) => worker.report.refused(refusal, Some(from), &why),
-    }
-}
-
-/// A place among the handshakes that may be under way at once.
-struct Slot(Rc<Worker>);
-
-impl Slot {
-    fn take(worker: &Rc<Worker>) -> Option<Self> {
-        let taken = worker.handshakes.get();
-        if taken >= worker.limits.handshakes_per_worker {
-            return None;
-        }
-        worker.handshakes.set(taken + 1);
-        Some(Self(worker.clone()))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get().saturating_sub(1));
     }
 }
 

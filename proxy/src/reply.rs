@@ -15,19 +15,27 @@ use crate::report::Framing;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// A text for people; a gRPC client gets it in the form that it reads, with the same HTTP status.
+/// A text for people; a gRPC client gets it in the form that it reads.
 pub(crate) fn text(status: StatusCode, framing: Framing, text: String) -> Response<Body> {
-    let grpc = (framing == Framing::Grpc).then(|| percent_encode(text.trim_end()));
+    if framing == Framing::Grpc {
+        return grpc(status, &text);
+    }
     let mut response = Response::new(Body::text(text));
     *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Headers and nothing after them, with an HTTP status of 200: a client that got anything else would tell its
+/// application of a broken stream, and not what is said here.
+fn grpc(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    if let Some(message) = grpc {
-        headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
-        // Percent-encoded text always is a header's value.
-        if let Ok(message) = HeaderValue::from_str(&message) {
-            headers.insert(GRPC_MESSAGE, message);
-        }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
+    // Percent-encoded text always is a header's value.
+    if let Ok(message) = HeaderValue::from_str(&percent_encode(text.trim_end())) {
+        headers.insert(GRPC_MESSAGE, message);
     }
     response
 }
@@ -124,7 +132,9 @@ mod tests {
     #[test]
     fn grpc_clients_read_the_text_in_their_own_header() {
         let response = text(StatusCode::FORBIDDEN, Framing::Grpc, "100% no\nä\n".into());
-        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(matches!(response.body(), Body::Empty));
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
         assert_eq!(response.headers()[GRPC_STATUS], "7");
         assert_eq!(response.headers()[GRPC_MESSAGE], "100%25 no%0A%C3%A4");
         let plain = text(StatusCode::FORBIDDEN, Framing::Http1, "no".into());

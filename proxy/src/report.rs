@@ -4,6 +4,7 @@
 //! stalls a worker. A lock is taken when a pair of services is seen for the first time, and for what is rare.
 
 mod metrics;
+mod quota;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use purlin_model::ServiceKey;
 use crate::authorize::Denial;
 use metrics::{Count, EdgeCounters, EdgeLabel};
 pub(crate) use metrics::{Metrics, Refusal};
+use quota::Quota;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Direction {
@@ -127,11 +129,13 @@ pub(crate) struct Reporter {
     edges: RefCell<HashMap<(ServiceKey, ServiceKey, Direction), Rc<Edge>>>,
     limit: usize,
     metrics: Arc<Metrics>,
+    /// Of lines about what others do, which they could do at any rate.
+    quota: Quota,
 }
 
 impl Reporter {
     pub(crate) fn new(metrics: Arc<Metrics>, limit: usize) -> Self {
-        Self { edges: RefCell::default(), limit, metrics }
+        Self { edges: RefCell::default(), limit, metrics, quota: Quota::default() }
     }
 
     pub(crate) fn edge(
@@ -158,9 +162,21 @@ impl Reporter {
         edge
     }
 
+    /// Whether to write a line about what somebody else did.
+    fn may_write(&self) -> bool {
+        let left_out = self.quota.take(Instant::now());
+        if let Some(left_out @ 1..) = left_out {
+            tracing::warn!(left_out, "lines like the next ones were left out, their metrics count them");
+        }
+        left_out.is_some()
+    }
+
     pub(crate) fn denied(&self, edge: &Edge, denial: &Denial) {
         let (source, destination) = (&edge.source, &edge.destination);
         self.denied_by(edge, &denial.rule);
+        if !self.may_write() {
+            return;
+        }
         tracing::warn!(
             %source,
             %destination,
@@ -174,6 +190,9 @@ impl Reporter {
     /// As the far proxy told it.
     pub(crate) fn denied_by_peer(&self, edge: &Edge, rule: &str) {
         self.denied_by(edge, rule);
+        if !self.may_write() {
+            return;
+        }
         let (source, destination) = (&edge.source, &edge.destination);
         tracing::warn!(%source, %destination, direction = edge.direction.as_str(), rule, "access denied");
     }
@@ -191,12 +210,18 @@ impl Reporter {
 
     pub(crate) fn unroutable(&self, edge: &Edge, reason: &'static str, text: &str) {
         self.metrics.unroutable(EdgeLabel::new(&edge.source, &edge.destination, edge.direction), reason);
+        if !self.may_write() {
+            return;
+        }
         let (source, destination) = (&edge.source, &edge.destination);
         tracing::warn!(%source, %destination, reason, "no endpoint: {text}");
     }
 
     pub(crate) fn connect_failed(&self, edge: &Edge, address: &dyn Display, why: &dyn Display) {
         edge.counters.count(Count::ConnectFailures, 1);
+        if !self.may_write() {
+            return;
+        }
         let (source, destination) = (&edge.source, &edge.destination);
         tracing::warn!(%source, %destination, direction = edge.direction.as_str(), "cannot reach {address}: {why}");
     }
@@ -216,10 +241,10 @@ impl Reporter {
         self.metrics.refused(refusal);
         let from = from.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         match refusal {
-            Refusal::Handshake | Refusal::UnknownName => {
+            Refusal::Handshake | Refusal::UnknownName if self.may_write() => {
                 tracing::warn!(from, reason = refusal.as_str(), "connection refused: {why}");
             }
-            Refusal::TooMany | Refusal::Detection => {
+            _ => {
                 tracing::debug!(from, reason = refusal.as_str(), "connection refused: {why}");
             }
         }

@@ -148,7 +148,7 @@ impl Route {
     fn retire_if_renewed(&self, state: &State) {
         let tls = self.tls.borrow();
         let Some(tls) = tls.as_ref() else { return };
-        if false && !self.is_same(tls, state) {
+        if !self.is_same(tls, state) {
             self.backends.iter().for_each(|backend| {
                 backend.http1.retire();
                 backend.http2.retire();

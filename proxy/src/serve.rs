@@ -47,8 +47,10 @@ pub(crate) async fn detect(
     };
     let mut ahead = bytes::BytesMut::new();
     let limit = worker.limits.sniff_bytes.max(PREFACE.len());
+    // One that says a byte now and then is not silent, but it is as slow as a head may be.
+    let all_until = Instant::now() + worker.limits.header_read_timeout.max(patience);
     let spoken = loop {
-        let silent_at = Instant::now() + patience;
+        let silent_at = (Instant::now() + patience).min(all_until);
         let room = limit - ahead.len();
         ahead.reserve(room);
         let mut space = bytes::BufMut::limit(&mut ahead, room);

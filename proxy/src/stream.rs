@@ -65,7 +65,7 @@ impl Stream {
             Carrier::FromPeer(io) => io.get_ref().0,
             Carrier::Unix(_) => return,
         };
-        let _ = tcp;
+        let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
     }
 
     fn carrier(&mut self) -> Pin<&mut (dyn Duplex + '_)> {

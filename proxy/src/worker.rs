@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::app::Apps;
 use crate::authorize::authorize;
 use crate::config::Limits;
+use crate::inbound::Slots;
 use crate::listen::{self, Door, Doors};
 use crate::live::Live;
 use crate::relay::Scratch;
@@ -54,7 +55,7 @@ pub(crate) struct Worker {
     pub(crate) listeners_changed: Notify,
     pub(crate) dice: RefCell<fastrand::Rng>,
     pub(crate) connections: Cell<usize>,
-    pub(crate) handshakes: Cell<usize>,
+    pub(crate) handshakes: Slots,
     /// Counted on this thread alone: workers do not meet at one counter with each request.
     state: RefCell<Rc<State>>,
     epoch: Cell<u64>,
@@ -98,7 +99,7 @@ impl Worker {
             listeners_changed: Notify::new(),
             dice: RefCell::new(fastrand::Rng::new()),
             connections: Cell::new(0),
-            handshakes: Cell::new(0),
+            handshakes: Slots::default(),
             state: RefCell::default(),
             epoch: Cell::new(0),
             idle: Notify::new(),
@@ -144,7 +145,7 @@ impl Worker {
         self.epoch.set(self.epoch.get() + 1);
         self.routes.forget_gone(&state);
         self.apps.forget_gone(&state);
-        if false && !changes.policies.is_empty() {
+        if !changes.policies.is_empty() {
             self.live.recheck(&changes.policies, |edge, call| {
                 let guard = state.guards.get(&edge.destination);
                 authorize(guard.map(AsRef::as_ref), &edge.source, &edge.destination, call)

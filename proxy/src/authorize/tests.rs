@@ -114,6 +114,26 @@ fn both_readings_of_a_path_must_be_allowed() {
 }
 
 #[test]
+fn a_denied_path_cannot_be_reached_under_another_spelling() {
+    let guard = l7(vec![
+        permission(Action::Deny, PathForm::Exact("/secret".into())),
+        permission(Action::Allow, PathForm::Prefix("/".into())),
+    ]);
+    assert!(ask(&guard, "GET", "/open;v=1", &[]).is_ok());
+    for path in [
+        "/secret;a=b",
+        "//secret",
+        "/%73ecret",
+        "/%2573ecret",
+        "/x/../secret",
+        "/x/..;/secret",
+        "/secret%3Ba",
+    ] {
+        assert!(ask(&guard, "GET", path, &[]).is_err(), "{path}");
+    }
+}
+
+#[test]
 fn path_patterns_cover_the_whole_path() {
     let guard = l7(vec![permission(Action::Allow, PathForm::Regex("/v[0-9]+|/w".into()))]);
     assert!(ask(&guard, "GET", "/v12", &[]).is_ok());

@@ -102,3 +102,44 @@ fn grpc_is_told_from_its_neighbours() {
         assert_eq!(http2_framing(request.headers()), framing, "{content_type}");
     }
 }
+
+#[test]
+fn an_upgrade_to_another_http_is_not_offered_on() {
+    for (offer, kept) in [
+        ("websocket", Some("websocket")),
+        ("websocket, h2c", Some("websocket")),
+        ("H2C, foo/2", Some("foo/2")),
+        ("h2c", None),
+        ("h2c/1, HTTP/2.0", None),
+        ("TLS/1.2", None),
+        (",", None),
+    ] {
+        let mut request = request(Version::HTTP_11, "/", &[("connection", "upgrade"), ("upgrade", offer)]);
+        assert_eq!(wants_upgrade(&request), kept.is_some(), "{offer}");
+        clean_request(request.headers_mut(), true);
+        assert_eq!(request.headers().get("upgrade").map(|value| value.to_str().unwrap()), kept, "{offer}");
+    }
+    let two = [("connection", "upgrade"), ("upgrade", "h2c"), ("upgrade", "websocket")];
+    let mut request = request(Version::HTTP_11, "/", &two);
+    assert!(wants_upgrade(&request));
+    clean_request(request.headers_mut(), true);
+    assert_eq!(request.headers()["upgrade"], "websocket");
+}
+
+#[test]
+fn a_target_that_is_no_path_is_refused() {
+    let mut bare = request(Version::HTTP_11, "admin", &[("host", "api")]);
+    assert_eq!(to_http2(&mut bare, "fallback"), Err(BadRequest::Target));
+    let mut connect = request(Version::HTTP_11, "api:80", &[("host", "api")]);
+    *connect.method_mut() = Method::CONNECT;
+    assert_eq!(to_http1(&mut connect, "fallback"), Err(BadRequest::Connect));
+}
+
+#[test]
+fn trailers_do_not_speak_for_a_proxy() {
+    let names = ["x-forwarded-client-cert", "x-purlin-denied", "grpc-status"];
+    let mut trailers: HeaderMap =
+        names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("0"))).collect();
+    clean_trailers(&mut trailers);
+    assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["grpc-status"]);
+}

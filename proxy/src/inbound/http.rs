@@ -88,7 +88,12 @@ async fn forward(
         record.answered(answer.status());
         return answer;
     }
-    let request = request.map(|body| Body::Lent(Lent::new(body, arrival.edge.clone())));
+    let mut sent = None;
+    let request = request.map(|body| {
+        let body = Lent::new(body, arrival.edge.clone());
+        sent = Some(body.clone());
+        Body::Lent(body)
+    });
     let deadline =
         destination.instance.request_timeout_ms.map(|millis| Instant::now() + Duration::from_millis(millis));
     let exchange = exchange(&arrival, &destination, speak, request, client.is_some());
@@ -117,6 +122,7 @@ async fn forward(
             response.map(|body| Watched::wrap(Body::Incoming(body), watch))
         }
         Err(failure) => {
+            let failure = failure.of_client(sent.as_ref());
             let answer = failure.answer(&arrival, &destination, framing);
             record.answered(answer.status());
             answer
@@ -144,6 +150,8 @@ fn prepare(
 
 enum Failure {
     App(AppError),
+    /// Of the request, not of the application.
+    Body(String),
     Timeout,
     Cut(Denial),
 }
@@ -175,6 +183,14 @@ async fn before<T>(
 }
 
 impl Failure {
+    /// Where the request's body broke off, it is not the application that is to blame.
+    fn of_client(self, sent: Option<&Lent>) -> Self {
+        match (self, sent.and_then(Lent::broken)) {
+            (Self::App(AppError::Lost(_)), Some(why)) => Self::Body(why),
+            (failure, _) => failure,
+        }
+    }
+
     fn answer(self, arrival: &Arrival, destination: &Destination, framing: Framing) -> Response<Body> {
         let (report, edge) = (&arrival.worker.report, &arrival.edge);
         let instance = &destination.instance.id;
@@ -194,6 +210,10 @@ impl Failure {
                 let why =
                     format!("application {instance} closed the connection before it answered: {error}\n");
                 reply::text(StatusCode::BAD_GATEWAY, framing, why)
+            }
+            Self::Body(why) => {
+                report.request_failed(edge, &why.trim_end());
+                reply::text(StatusCode::BAD_REQUEST, framing, why)
             }
             Self::Timeout => {
                 report.request_failed(edge, &"request timeout");

@@ -76,7 +76,7 @@ impl Accepted {
 
 pub(super) async fn serve(arrival: Rc<Arrival>, mut tunnel: Stream) {
     let protocol = arrival.destination().and_then(|destination| destination.protocol);
-    if let Some(protocol) = protocol.filter(|_| false) {
+    if let Some(protocol) = protocol.filter(|protocol| protocol.is_http_like()) {
         return serve_http(arrival, tunnel, protocol).await;
     }
     let (status, accepted) = match accept(&arrival).await {

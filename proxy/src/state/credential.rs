@@ -53,7 +53,7 @@ impl LocalIdentity {
         roots: &Arc<RootCertStore>,
         peer: Identity,
     ) -> Result<ClientConfig, TlsError> {
-        let verifier = tls::server_verifier(roots.clone(), tls::any_of_domain(peer.trust_domain.clone()));
+        let verifier = tls::server_verifier(roots.clone(), tls::exactly(peer));
         let mut config = tls::client_config(&self.credentials, verifier, &[])?;
         config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
         Ok(config)

@@ -16,6 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::kit::within;
+
 pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
 
 pub(crate) fn full(text: impl Into<Bytes>) -> TestBody {
@@ -166,13 +168,13 @@ pub(crate) fn request2(path: &str) -> Request<TestBody> {
 
 pub(crate) async fn text(response: Response<Incoming>) -> (StatusCode, HeaderMap, String) {
     let (head, body) = response.into_parts();
-    let bytes = body.collect().await.unwrap().to_bytes();
+    let bytes = within(body.collect()).await.unwrap().to_bytes();
     (head.status, head.headers, String::from_utf8(bytes.to_vec()).unwrap())
 }
 
 /// One request on a connection of its own.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (StatusCode, String) {
-    let response = client1(address).await.send_request(request(path)).await.unwrap();
+    let response = within(client1(address).await.send_request(request(path))).await.unwrap();
     let (status, _, body) = text(response).await;
     (status, body)
 }
@@ -180,6 +182,6 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (StatusCode, String)
 /// Reads to the end; an end by reset is an error.
 pub(crate) async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
-    stream.read_to_end(&mut all).await?;
+    within(stream.read_to_end(&mut all)).await?;
     Ok(all)
 }

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::apps::{
     client1, client2, echo_app, full, get, http1_app, mirror, named_app, read_all, request, request2, text,
 };
-use crate::kit::{Agent, Host, Pair, metric};
+use crate::kit::{Agent, Host, Pair, metric, within};
 
 fn certificate(body: &str) -> String {
     let line = body.lines().find(|line| line.starts_with("x-forwarded-client-cert")).unwrap();
@@ -44,9 +44,12 @@ async fn certificates_are_renewed_under_traffic_without_a_failed_request() {
     let mut seen = std::collections::HashSet::new();
     for round in 0..6 {
         let before = served.load(Ordering::Relaxed);
-        while served.load(Ordering::Relaxed) < before + 20 {
-            tokio::task::yield_now().await;
-        }
+        within(async {
+            while served.load(Ordering::Relaxed) < before + 20 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         let (status, body) = get(pair.upstream, "/").await;
         assert_eq!(status, StatusCode::OK);
         if round % 2 == 0 {
@@ -167,7 +170,7 @@ async fn only_listeners_that_differ_are_touched_and_failures_are_said_and_repair
     metric(&pair.web, "purlin_proxy_failed_listeners", |n| n == 1.0).await;
     drop(holder);
     let mut applied = pair.web.proxy.applied();
-    applied.wait_for(|applied| applied.failed_listeners.is_empty()).await.unwrap();
+    within(applied.wait_for(|applied| applied.failed_listeners.is_empty())).await.unwrap();
     assert_eq!(pair.web.agent.applied(applied.borrow().revision).await, []);
     TcpStream::connect(second).await.unwrap();
     pair.web.remove(&PartKey::Listener(second));
@@ -229,8 +232,11 @@ async fn a_removed_listener_ends_its_kept_connections_in_order() {
     assert_eq!(text(client.send_request(request("/")).await.unwrap()).await.0, StatusCode::OK);
     pair.web.remove(&PartKey::Listener(pair.upstream));
     assert_eq!(pair.web.apply().await, []);
-    while client.ready().await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    within(async {
+        while client.ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     metric(&pair.web, r#"connections_active direction="outbound""#, |n| n == 0.0).await;
 }

@@ -20,6 +20,11 @@ use tokio::io::{AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 /// Longer than anything here takes; a test that waits so long has failed.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
+/// A wait with an end, so that what never comes is a failure and not a hang.
+pub(crate) async fn within<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(LONG, work).await.expect("it never came")
+}
+
 pub(crate) fn key(name: &str) -> ServiceKey {
     ServiceKey::new(ServiceName::new(name).unwrap())
 }

@@ -7,6 +7,7 @@ mod apps;
 mod kit;
 
 mod change;
+mod hostile;
 mod http;
 mod life;
 mod policy;

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::apps::{
     channel, client1, client2, echo_app, get, http1_app, named_app, read_all, request, request2, text,
 };
-use crate::kit::{Pair, metric};
+use crate::kit::{LONG, Pair, metric, within};
 
 #[tokio::test]
 async fn a_denied_request_says_who_by_what_and_how_to_allow_it() {
@@ -125,13 +125,15 @@ async fn endless_app() -> crate::apps::App {
 /// Reads until the answer breaks off; a proper end is a failure.
 async fn breaks_off(response: http::Response<hyper::body::Incoming>) {
     let mut body = response.into_body();
-    loop {
-        match body.frame().await {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while tokio::time::Instant::now() < deadline {
+        match within(body.frame()).await {
             Some(Ok(_)) => {}
             Some(Err(_)) => return,
             None => panic!("a cut must not look like the end"),
         }
     }
+    panic!("it goes on");
 }
 
 #[tokio::test]
@@ -185,7 +187,7 @@ async fn a_request_that_waits_is_answered_when_it_is_forbidden() {
     assert!(!waiting.is_finished());
     pair.api.policy("api", &[("web", Rule::L4(Action::Deny))]);
     pair.api.apply().await;
-    let (status, body) = waiting.await.unwrap();
+    let (status, body) = within(waiting).await.unwrap();
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(body.contains("intention web -> api (deny, precedence 9)"), "{body}");
 }

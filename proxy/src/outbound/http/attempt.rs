@@ -84,7 +84,10 @@ pub(super) async fn forward(
             }
             Outcome::Lost(error) => {
                 report.request_failed(edge, &error);
-                return Answer::own(lost(route, &error, framing));
+                return Answer::own(match body.broken() {
+                    Some(why) => reply::text(StatusCode::BAD_REQUEST, framing, why),
+                    None => lost(route, &error, framing),
+                });
             }
         }
     }
