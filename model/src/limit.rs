@@ -21,6 +21,16 @@ pub const UPSTREAMS: usize = 256;
 /// Instances and checks that one host may register.
 pub const INSTANCES_PER_NODE: usize = 2_000;
 pub const CHECKS_PER_NODE: usize = 4_000;
+/// An address: a host name has no more (RFC 1035).
+pub const ADDRESS_BYTES: usize = 255;
+/// Tagged addresses of a node or an instance.
+pub const TAGGED_ADDRESSES: usize = 32;
+/// Regions, zones, names of tagged addresses and other words.
+pub const WORD_BYTES: usize = 128;
+/// The path of a Unix socket, as the kernel has it.
+pub const SOCKET_PATH_BYTES: usize = 107;
+/// The name of a check.
+pub const CHECK_NAME_BYTES: usize = 512;
 /// What a check says: cut to this, as Consul does.
 pub const CHECK_OUTPUT_BYTES: usize = 4 * 1024;
 /// Sources of one service-intentions entry, and permissions of one source.

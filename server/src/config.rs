@@ -77,13 +77,15 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("the certificate authority cannot start: {0}")]
     Authority(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Raft(#[from] crate::raft::StartError),
-    #[error("the server's own certificate cannot be used: {0}")]
+    #[error("raft stopped while the server started: {0}")]
+    RaftEnded(String),
+    #[error("the server's own certificate cannot be used")]
     Tls(#[from] TlsError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("the server cannot take up its work: {0}")]
+    #[error("the server cannot take up its work")]
     Work(#[from] Fault),
 }
 

@@ -214,6 +214,11 @@ impl Subscription {
         }
     }
 
+    /// Wakes whoever waits for this subscription.
+    pub(crate) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
     /// Resolves when there is something to take. Cancel safe; may resolve once for nothing.
     pub(crate) async fn rung(&self) {
         self.bell.notified().await;

@@ -60,9 +60,12 @@ impl Keeper {
             looks.tick().await;
             let now = self.service.now();
             if self.service.issuer.intermediate().renewal_due(now)
-                && let Err(error) = self.renew_intermediate(now).await
+                && let Err(error) = self.renew_intermediate(now)
             {
                 tracing::error!(%error, "the signing certificate cannot be renewed, will try again");
+            }
+            if let Err(fault) = tell_intermediate(&self.service).await {
+                tracing::warn!(%fault, "the mesh does not know the signing certificate yet, will tell it again");
             }
             if renewal_due(&self.credentials.borrow().clone(), now) {
                 match issue(&self.store, &self.service) {
@@ -78,18 +81,18 @@ impl Keeper {
         }
     }
 
-    async fn renew_intermediate(&self, now: Millis) -> Result<(), StartError> {
+    fn renew_intermediate(&self, now: Millis) -> Result<(), StartError> {
         let made = new_intermediate(&self.ca, &self.service.hub.state(), &self.service.node, now)?;
         self.service.issuer.replace(made);
         tracing::info!("signing certificate renewed");
-        Ok(tell_intermediate(&self.service).await?)
+        Ok(())
     }
 }
 
-/// From two thirds of its life on, as those of other hosts.
+/// From two thirds of its life on; or when it is not valid yet, because the clock was ahead when it was made.
 fn renewal_due(credentials: &Credentials, now: Millis) -> bool {
     let life = credentials.not_after().since(credentials.not_before());
-    now >= credentials.not_before().plus(life * 2 / 3)
+    now < credentials.not_before() || now >= credentials.not_before().plus(life * 2 / 3)
 }
 
 /// Whether its roots are still the mesh's.
@@ -123,9 +126,12 @@ pub(crate) fn new_intermediate(
     Ok(ca.renew_intermediate(mesh, sealed, node, now)?)
 }
 
-/// The mesh keeps every intermediate, so that one can be revoked.
+/// The mesh keeps every intermediate, so that one can be revoked. Does nothing if it has this one.
 pub(crate) async fn tell_intermediate(service: &Service) -> Result<(), Fault> {
     let certificate_pem = service.issuer.intermediate().pem();
+    if service.hub.state().knows_intermediate(&service.node, &certificate_pem) {
+        return Ok(());
+    }
     let command = Command::PutIntermediate { node: service.node.clone(), certificate_pem };
     service.propose_own(command).await?.result.map(|_| ())
 }

@@ -62,6 +62,8 @@ pub struct ServerHandle {
     already_bootstrapped: bool,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Which part ended by itself.
+    failed: watch::Sender<Option<String>>,
 }
 
 impl std::fmt::Debug for ServerHandle {
@@ -140,7 +142,17 @@ impl ServerHandle {
 
     /// Resolves, with the reason, when this server cannot go on: the process must end.
     pub async fn dead(&self) -> String {
-        self.service.raft.dead().await
+        let mut failed = self.failed.subscribe();
+        let part = async {
+            match failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) {
+                Some(why) => why,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            why = self.service.raft.dead() => why,
+            why = part => why,
+        }
     }
 
     /// Stops in order: links are told, calls end, files are closed. What was acknowledged stays.

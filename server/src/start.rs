@@ -64,7 +64,7 @@ async fn serve(
     };
     check_mesh(config, known.as_ref(), &mesh)?;
     let now = (config.clock)();
-    let (issuer, new_intermediate) = open_issuer(config, &ca, &mesh, &hub, now)?;
+    let issuer = open_issuer(config, &ca, &mesh, &hub, now)?;
     let service = Arc::new(Service {
         node: config.node.clone(),
         datacenter: mesh.datacenter.clone(),
@@ -77,9 +77,7 @@ async fn serve(
         clock: config.clock.clone(),
         metrics: Metrics::default(),
     });
-    if new_intermediate {
-        keeper::tell_intermediate(&service).await?;
-    }
+    keeper::tell_intermediate(&service).await?;
     let keeper = Keeper::open(config.store.clone(), ca, service.clone())?;
     let credentials = keeper.credentials();
     tell_own_host(config, id, &service).await?;
@@ -94,15 +92,23 @@ async fn serve(
 
 /// Waits until the log is applied, which takes longer the longer it is.
 async fn recover(raft: &RaftHandle<State>) -> Result<(), StartError> {
-    let mut recovered = raft.recovered().await;
-    for _ in 1..RECOVERY_TRIES {
-        if recovered.is_ok() {
-            break;
+    let recovered = async {
+        let mut recovered = raft.recovered().await;
+        for _ in 1..RECOVERY_TRIES {
+            if recovered.is_ok() {
+                break;
+            }
+            tracing::info!(applied = raft.metrics().applied, "still applying the log");
+            recovered = raft.recovered().await;
         }
-        tracing::info!(applied = raft.metrics().applied, "still applying the log");
-        recovered = raft.recovered().await;
+        recovered
+    };
+    tokio::select! {
+        biased;
+        // As when the disk is full: the reason says more than that there is no leader.
+        why = raft.dead() => Err(StartError::RaftEnded(why)),
+        recovered = recovered => Ok(recovered?),
     }
-    Ok(recovered?)
 }
 
 /// What the data directory says this host is; `None`: nothing yet, and it may found a mesh.
@@ -196,12 +202,12 @@ fn open_issuer(
     mesh: &MeshInfo,
     hub: &Hub,
     now: Millis,
-) -> Result<(Issuer, bool), StartError> {
-    if let Some(intermediate) = ca.intermediate(mesh, now)? {
-        return Ok((Issuer::new(intermediate), false));
-    }
-    let intermediate = keeper::new_intermediate(ca, &hub.state(), &config.node, now)?;
-    Ok((Issuer::new(intermediate), true))
+) -> Result<Issuer, StartError> {
+    let intermediate = match ca.intermediate(mesh, now)? {
+        Some(intermediate) => intermediate,
+        None => keeper::new_intermediate(ca, &hub.state(), &config.node, now)?,
+    };
+    Ok(Issuer::new(intermediate))
 }
 
 /// The catalog knows this host, and the mesh what its configuration says of all.
@@ -261,6 +267,44 @@ fn save_node_file(
     Ok(())
 }
 
+/// What runs as long as the server does.
+struct Parts {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Parts {
+    /// Runs a part until the stop. One that ends before, or panics, ends the server: half of one is worse than none.
+    fn spawn(&self, what: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let (stop, failed) = (self.stop.clone(), self.failed.clone());
+        let ended = Ended { what, stop: stop.clone(), failed };
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(part).await;
+            drop(ended);
+        });
+    }
+}
+
+/// Tells, when it is dropped, that a part is no more.
+struct Ended {
+    what: &'static str,
+    stop: CancellationToken,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.stop.is_cancelled() {
+            let what = self.what;
+            let why = format!("the part of the server that {what} ended by itself: start the server again");
+            self.failed.send_modify(|failed| {
+                failed.get_or_insert(why);
+            });
+        }
+    }
+}
+
 /// Starts the tasks. Each ends when the token is cancelled, and the handle waits for them.
 fn run(
     service: Arc<Service>,
@@ -270,24 +314,21 @@ fn run(
     already_bootstrapped: bool,
 ) -> ServerHandle {
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let parts = Parts { stop: stop.clone(), tasks: tasks.clone(), failed: watch::Sender::new(None) };
     let me = {
         let credentials = credentials.borrow();
         Peer::Member { identity: credentials.identity().clone(), certificate: credentials.fingerprint() }
     };
     let (connector, local_links) = MemoryConnector::new(me.clone(), me);
-    let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
-    tasks.spawn(accept_local(service.clone(), local_links, stop.clone(), tasks.clone()));
-    tasks.spawn(accept_remote(service.clone(), quic.clone(), stop.clone(), tasks.clone()));
+    let local = accept_local(service.clone(), local_links, stop.clone(), tasks.clone());
+    parts.spawn("takes links of this host", local);
+    let remote = accept_remote(service.clone(), quic.clone(), stop.clone(), tasks.clone());
+    parts.spawn("takes connections of other hosts", remote);
     let watched = service.clone();
-    let stopped = until(&stop);
-    tasks.spawn(async move {
-        tokio::select! { () = stopped => {}, () = keeper::watch_hosts(&watched) => {} }
-    });
-    let stopped = until(&stop);
-    tasks.spawn(async move {
-        tokio::select! { () = stopped => {}, () = keeper.renew() => {} }
-    });
-    ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks }
+    parts.spawn("watches hosts", async move { keeper::watch_hosts(&watched).await });
+    parts.spawn("renews certificates", keeper.renew());
+    let failed = parts.failed;
+    ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks, failed }
 }
 
 async fn accept_local(
@@ -296,7 +337,7 @@ async fn accept_local(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    while let Some(Some(link)) = stop.run_until_cancelled(links.recv()).await {
+    while let Some(link) = links.recv().await {
         spawn_link(&service, link, &stop, &tasks);
     }
 }
@@ -307,7 +348,7 @@ async fn accept_remote(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    while let Some(Some(link)) = stop.run_until_cancelled(quic.accept()).await {
+    while let Some(link) = quic.accept().await {
         spawn_link(&service, link, &stop, &tasks);
     }
 }

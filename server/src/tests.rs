@@ -3,6 +3,7 @@
 mod join;
 mod serving;
 mod sessions;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -153,8 +154,10 @@ impl Follower {
         }
     }
 
+    /// As an agent does it: what it follows, and then the first beat.
     async fn follow(&mut self, topic: Topic, have: Revision) {
         self.session.sender.send(&Up::Follow(vec![(topic, have)])).await.unwrap();
+        self.session.sender.send(&Up::Beat).await.unwrap();
     }
 
     /// Reads until the condition holds.

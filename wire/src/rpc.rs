@@ -121,6 +121,7 @@ pub struct Opened {
 /// `session`, agent to server. The session is the host's heartbeat and carries what it follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Up {
+    /// The first one comes when all that this host follows so far was said: before it, no `Progress` is told.
     Beat,
     /// With the revision that is already here, to resume from; zero for none.
     Follow(Vec<(Topic, Revision)>),

@@ -26,11 +26,11 @@ pub(super) struct Owner<'a> {
 
 pub(super) fn read(table: &Table<'_>, owner: Option<Owner<'_>>) -> Option<CheckDefinition> {
     let named = table.filled("service_id");
-    table.ignore(&["token"]);
+    let _token = table.text("token");
     table.only(&["namespace", "partition"], "default");
     let id_text = table.filled("check_id").or_else(|| table.filled("id"));
     table.ignore(&["id"]);
-    let name_text = table.filled("name");
+    let name_text = table.short("name", limit::CHECK_NAME_BYTES);
     let probe = read_probe(table);
     let ttl = matches!(probe, Some(Probe::Ttl { .. }));
     let interval = read_interval(table, ttl);
@@ -38,7 +38,7 @@ pub(super) fn read(table: &Table<'_>, owner: Option<Owner<'_>>) -> Option<CheckD
     let timeout = table.span("timeout").unwrap_or(if is_script { SCRIPT_TIMEOUT } else { TIMEOUT });
     let thresholds = read_thresholds(table);
     let deregister = read_deregister(table);
-    let notes = table.text("notes").unwrap_or_default();
+    let notes = table.short("notes", limit::CHECK_OUTPUT_BYTES).unwrap_or_default();
     let initial = read_initial(table);
     let output_max_size = read_output_max(table);
     table.finish();
@@ -166,7 +166,7 @@ fn read_probe(table: &Table<'_>) -> Option<Probe> {
     table.unsupported(&["docker_container_id", "shell", "session_name", "script", "exposed_port"]);
     table.ignore(&["type"]);
     let tls = ProbeTls {
-        server_name: table.text("tls_server_name").unwrap_or_default(),
+        server_name: table.short("tls_server_name", limit::ADDRESS_BYTES).unwrap_or_default(),
         skip_verify: table.flag("tls_skip_verify").unwrap_or(false),
     };
     let mut found: Vec<(&'static str, Probe)> = Vec::new();
@@ -180,6 +180,14 @@ fn read_probe(table: &Table<'_>) -> Option<Probe> {
     if found.len() > 1 {
         let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
         table.refuse("", format!("has several kinds of probe ({}); keep one", kinds.join(", ")));
+        return None;
+    }
+    let is_zero = |value: &Value| match value {
+        Value::String(text) => crate::duration::parse(text).is_ok_and(|span| span.is_zero()),
+        other => other.as_u64() == Some(0),
+    };
+    if found.is_empty() && table.value("ttl").is_some_and(is_zero) {
+        table.refuse("ttl", "must be longer than nothing, such as \"30s\"");
         return None;
     }
     // A probe that was given and refused has its own message.

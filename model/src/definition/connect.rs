@@ -90,7 +90,7 @@ fn read_proxy(proxy: &Table<'_>) -> Mesh {
         proxy.refuse("local_service_address", "must be an IP address or \"localhost\"");
     }
     let local_port = proxy.port("local_service_port");
-    let local_socket_path = proxy.filled("local_service_socket_path");
+    let local_socket_path = proxy.short("local_service_socket_path", limit::SOCKET_PATH_BYTES);
     if local_socket_path.is_some() && (local_port.is_some() || local_address.is_some()) {
         let why = "cannot stand beside \"local_service_address\" or \"local_service_port\"";
         proxy.refuse("local_service_socket_path", why);
@@ -133,7 +133,9 @@ fn read_upstream(table: &Table<'_>) -> Option<Upstream> {
             None
         }
     });
-    let port_name = table.filled("destination_port").or_else(|| table.filled("port_name"));
+    let port_name = table
+        .short("destination_port", limit::LABEL_BYTES)
+        .or_else(|| table.short("port_name", limit::LABEL_BYTES));
     table.ignore(&["port_name"]);
     let local_bind_address = table.filled("local_bind_address").unwrap_or_else(|| "127.0.0.1".into());
     if local_bind_address.parse::<IpAddr>().is_err() {

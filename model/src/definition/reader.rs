@@ -221,6 +221,16 @@ impl<'a> Table<'a> {
         self.text(key).filter(|text| !text.is_empty())
     }
 
+    /// As [`Table::filled`], of at most `most` bytes.
+    pub fn short(&self, key: &'static str, most: usize) -> Option<String> {
+        let text = self.filled(key)?;
+        if text.len() > most {
+            self.refuse(key, format!("has {} bytes; the limit is {most}", text.len()));
+            return None;
+        }
+        Some(text)
+    }
+
     pub fn flag(&self, key: &'static str) -> Option<bool> {
         match self.value(key)? {
             Value::Bool(flag) => Some(*flag),

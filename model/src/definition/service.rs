@@ -17,7 +17,9 @@ pub(super) fn read(table: &Table<'_>) -> Option<ServiceDefinition> {
     let name = read_name(table);
     let id = read_id(table, name.as_ref());
     table.only(&["namespace", "partition"], "default");
-    table.ignore(&["token", "create_index", "modify_index"]);
+    // Nothing is decided by it yet, but it is a text.
+    let _token = table.text("token");
+    table.ignore(&["create_index", "modify_index"]);
     refuse_kinds(table);
     let ports = read_ports(table);
     let place = read_place(table, &ports);
@@ -110,7 +112,7 @@ fn read_place(table: &Table<'_>, ports: &[NamedPort]) -> Place {
     if let Some(why) = unfit_address(&address) {
         table.refuse("address", why);
     }
-    let socket_path = table.filled("socket_path").unwrap_or_default();
+    let socket_path = table.short("socket_path", limit::SOCKET_PATH_BYTES).unwrap_or_default();
     let port = table.port("port");
     if port.is_some() && !ports.is_empty() {
         table.refuse("port", "cannot stand beside \"ports\"; mark one of them with \"default\" instead");
@@ -130,7 +132,9 @@ fn read_place(table: &Table<'_>, ports: &[NamedPort]) -> Place {
 
 /// Why clients could not dial this, if so.
 fn unfit_address(address: &str) -> Option<&'static str> {
-    if address.len() > 255 || address.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+    if address.len() > limit::ADDRESS_BYTES
+        || address.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
+    {
         return Some("must be an IP address or a host name");
     }
     match address.parse::<IpAddr>() {
@@ -255,7 +259,17 @@ pub fn unfit_meta(meta: &BTreeMap<String, String>) -> Vec<String> {
 fn read_tagged_addresses(table: &Table<'_>) -> BTreeMap<String, TaggedAddress> {
     let mut addresses = BTreeMap::new();
     let Some(object) = table.object("tagged_addresses") else { return addresses };
+    if object.len() > limit::TAGGED_ADDRESSES {
+        let why = format!("{} are too many; the limit is {}", object.len(), limit::TAGGED_ADDRESSES);
+        table.refuse("tagged_addresses", why);
+    }
     for (name, value) in object {
+        if name.len() > limit::WORD_BYTES {
+            let start: String = name.chars().take(40).collect();
+            let why = format!("the name \"{start}...\" is longer than {} bytes", limit::WORD_BYTES);
+            table.refuse("tagged_addresses", why);
+            continue;
+        }
         let root = format!("{}.{name}", table.path("tagged_addresses"));
         let Some(child) = Table::open(value, &root, table.problems()) else { continue };
         let address = child.filled("address").unwrap_or_default();
@@ -272,6 +286,10 @@ fn read_tagged_addresses(table: &Table<'_>) -> BTreeMap<String, TaggedAddress> {
 }
 
 fn read_weights(table: &Table<'_>) -> Weights {
+    // Consul's own client sends two zeros where its caller said nothing.
+    if table.value("weights").is_none_or(super::reader::says_nothing) {
+        return Weights::default();
+    }
     let Some(child) = table.child("weights") else { return Weights::default() };
     let narrow = |number: Option<u64>| number.and_then(|number| u16::try_from(number).ok());
     let passing = narrow(child.number("passing", 1..=65_535)).unwrap_or(1);
@@ -283,8 +301,8 @@ fn read_weights(table: &Table<'_>) -> Weights {
 /// Region and zone; a zone says nothing without its region.
 pub fn read_locality(table: &Table<'_>) -> Option<Locality> {
     let child = table.child("locality")?;
-    let region = child.filled("region").unwrap_or_default();
-    let zone = child.filled("zone").unwrap_or_default();
+    let region = child.short("region", limit::WORD_BYTES).unwrap_or_default();
+    let zone = child.short("zone", limit::WORD_BYTES).unwrap_or_default();
     if region.is_empty() && !zone.is_empty() {
         child.refuse("zone", "needs a \"region\" beside it");
     }
@@ -303,7 +321,13 @@ fn read_checks(table: &Table<'_>, owner: Owner<'_>) -> Vec<CheckDefinition> {
     let mut taken = BTreeSet::new();
     for (n, child) in tables.iter().enumerate() {
         let place = several.then_some(n + 1);
-        let Some(check) = check::read(child, Some(Owner { place, ..owner })) else { continue };
+        let Some(check) = check::read(child, Some(Owner { place, ..owner })) else {
+            // A check that is not taken must never be missed without a word.
+            if !table.problems().has_faults() {
+                child.refuse("", "is not understood");
+            }
+            continue;
+        };
         if !taken.insert(check.id.clone()) {
             child.refuse("id", format!("{:?} is taken by another check of this service", check.id.as_str()));
         }

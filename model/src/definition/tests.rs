@@ -14,6 +14,8 @@ use crate::intention::{HeaderForm, PathForm, Rule};
 use crate::limit;
 use crate::service::Protocol;
 
+mod limits;
+
 fn faults<T: std::fmt::Debug>(read: Result<T, Vec<crate::Fault>>) -> Vec<String> {
     read.unwrap_err().into_iter().map(|fault| fault.text).collect()
 }
@@ -120,7 +122,7 @@ fn the_mesh_has_short_forms() {
 #[test]
 fn everything_wrong_with_a_service_is_said_at_once() {
     let found = service_faults(json!({
-        "name": "web.front", "prot": 80, "port": 70000, "meta": {"a b": "x"}, "weights": {"passing": 0},
+        "name": "web.front", "prot": 80, "port": 70000, "meta": {"a b": "x"}, "weights": {"passing": 0, "warning": 1},
         "kind": "mesh-gateway", "namespace": "blue", "address": "0.0.0.0", "mesh": true,
         "checks": [
             {"http": "http://127.0.0.1/", "interval": "10s"},
@@ -209,6 +211,12 @@ fn limits_hold_at_their_edge() {
     };
     assert!(parse_service(&upstreams(limit::UPSTREAMS)).is_ok());
     assert!(parse_service(&upstreams(limit::UPSTREAMS + 1)).is_err());
+    let places = |n: usize| {
+        let places = (0..n).map(|p| (format!("t{p}"), json!({"address": "10.0.0.1"})));
+        json!({"name": "a", "tagged_addresses": places.collect::<serde_json::Map<_, _>>()})
+    };
+    assert!(parse_service(&places(limit::TAGGED_ADDRESSES)).is_ok());
+    assert!(parse_service(&places(limit::TAGGED_ADDRESSES + 1)).is_err());
 }
 
 #[test]

@@ -94,9 +94,10 @@ impl Intermediate {
         self.validity.not_after
     }
 
-    /// From half of its life on a new one takes its place, so that every leaf has time to be renewed under it.
+    /// From half of its life on a new one takes its place, so that every leaf has time to be renewed under it; and
+    /// at once when it is not valid yet, because the clock was ahead when it was made.
     pub(crate) fn renewal_due(&self, now: Millis) -> bool {
         let half = self.validity.not_after.since(self.validity.not_before) / 2;
-        now >= self.validity.not_before.plus(half)
+        now < self.validity.not_before || now >= self.validity.not_before.plus(half)
     }
 }

@@ -167,7 +167,7 @@ struct StoredEntry {
 #[derive(Deserialize)]
 enum Body {
     Blank,
-    Command(Envelope),
+    Command(Box<Envelope>),
     Membership(Members),
 }
 
@@ -203,7 +203,7 @@ pub(crate) fn read_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
         Body::Blank => Payload::Blank,
         Body::Command(envelope) => {
             understood(&envelope)?;
-            Payload::Normal(envelope)
+            Payload::Normal(*envelope)
         }
         Body::Membership(members) => Payload::Membership(members.try_into()?),
     };

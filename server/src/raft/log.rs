@@ -73,6 +73,8 @@ pub(crate) struct DurableSled {
     syncs: AtomicU64,
     #[cfg(test)]
     forget_sync: std::sync::atomic::AtomicBool,
+    #[cfg(test)]
+    hold: std::sync::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
 }
 
 impl DurableSled {
@@ -88,9 +90,14 @@ impl DurableSled {
             syncs: AtomicU64::new(0),
             #[cfg(test)]
             forget_sync: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
+            hold: std::sync::Mutex::default(),
         };
         guarded(dir, "flush", || store.db.flush())?;
         let settle = || -> io::Result<()> {
+            for name in ["db", "conf"] {
+                fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600))?;
+            }
             store.file.sync_all()?;
             open("conf")?.sync_all()?;
             open("blobs")?.sync_all()?;
@@ -108,6 +115,10 @@ impl DurableSled {
     pub(crate) fn commit(&self, batch: Batch) -> io::Result<()> {
         if batch.is_empty() {
             return Ok(());
+        }
+        #[cfg(test)]
+        if let Some(release) = self.hold.lock().unwrap().take() {
+            let _ = release.recv();
         }
         guarded(&self.dir, "write", || {
             self.db.apply_batch(batch.inner)?;
@@ -193,6 +204,14 @@ impl DurableSled {
     #[cfg(test)]
     pub(crate) fn forget_sync(&self) {
         self.forget_sync.store(true, Ordering::Relaxed);
+    }
+
+    /// The next write waits until what this returns is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_next_write(&self) -> std::sync::mpsc::Sender<()> {
+        let (hold, release) = std::sync::mpsc::channel();
+        *self.hold.lock().unwrap() = Some(release);
+        hold
     }
 
     /// Overwrites a stored value without sealing it, as a bad disk would.

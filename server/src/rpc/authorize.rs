@@ -90,17 +90,24 @@ impl Caller {
     }
 }
 
-/// The certificate of a host that was removed or replaced opens no door any more.
+/// The certificate of a host that was removed or replaced opens no door any more; nor does one that nobody wrote down.
 pub(super) fn not_revoked(state: &State, peer: &Peer) -> Result<(), Fault> {
-    match peer {
-        Peer::Member { identity, certificate } if state.is_revoked(certificate) => {
-            Err(Fault::forbidden(format!(
-                "the certificate of {identity} was revoked, because its host was removed or replaced: join again with a \
+    let Peer::Member { identity, certificate } = peer else { return Ok(()) };
+    if state.is_revoked(certificate) {
+        return Err(Fault::forbidden(format!(
+            "the certificate of {identity} was revoked, because its host was removed or replaced: join again with a \
              join token"
-            )))
-        }
-        Peer::Member { .. } | Peer::Stranger => Ok(()),
+        )));
     }
+    // Servers sign their own certificates.
+    let Subject::Agent { node, .. } = &identity.subject else { return Ok(()) };
+    if state.knows_certificate(node, certificate) {
+        return Ok(());
+    }
+    Err(Fault::forbidden(format!(
+        "this mesh does not know the certificate of {identity}, which another has replaced or whose host was removed: \
+         restart the agent, or empty its data_dir and join again with a join token"
+    )))
 }
 
 /// The one gate. Says no in words that name who, what, and where it may be done.

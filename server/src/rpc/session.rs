@@ -3,6 +3,7 @@
 //! Two halves that never wait for each other: one reads what the agent says, one tells it what changed. A reader that
 //! hears nothing, or a writer whose words nobody takes, ends the session; the agent then opens another.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use crate::liveness::{BEAT, FAILED};
 
 /// A session that says nothing for so long is over; the link's own timeout is mostly faster.
 const SILENCE: Duration = FAILED.saturating_mul(4);
-/// For the agent to take what it is told.
+/// For the agent to take one frame. A whole topic may take longer on a thin line.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// For the verdict on a host that says goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -62,9 +63,10 @@ impl Conversation {
         let _counted = service.metrics.session();
         self.heard(&node);
         tracing::info!(%node, remote = self.link.remote(), "session opened");
+        let settled = AtomicBool::new(false);
         let end = tokio::select! {
-            end = Box::pin(self.listen(&node, &mut receiver, &subscription)) => end,
-            end = Box::pin(self.tell(&mut sender, &subscription)) => end,
+            end = Box::pin(self.listen(&node, &mut receiver, &subscription, &settled)) => end,
+            end = Box::pin(self.tell(&mut sender, &subscription, &settled)) => end,
         };
         // Our own host lives as long as we do.
         if matches!(end, End::Left) && node != service.node {
@@ -96,6 +98,7 @@ impl Conversation {
         node: &NodeName,
         receiver: &mut ServerReceiver,
         subscription: &Subscription,
+        settled: &AtomicBool,
     ) -> End {
         loop {
             let up = match timeout(SILENCE, receiver.next()).await {
@@ -114,7 +117,11 @@ impl Conversation {
                     self.service.look.notify_one();
                     return End::Left;
                 }
-                Up::Beat => {}
+                Up::Beat => {
+                    if !settled.swap(true, Ordering::Relaxed) {
+                        subscription.ring();
+                    }
+                }
                 Up::Follow(topics) => {
                     if let Err(fault) = self.follow(subscription, topics) {
                         tracing::warn!(%node, %fault, "session ended: it cannot follow");
@@ -135,7 +142,13 @@ impl Conversation {
         Ok(())
     }
 
-    async fn tell(&self, sender: &mut ServerSender, subscription: &Subscription) -> End {
+    /// Until it is settled what the agent follows, it is not told how far we are: it may hold topics that are behind.
+    async fn tell(
+        &self,
+        sender: &mut ServerSender,
+        subscription: &Subscription,
+        settled: &AtomicBool,
+    ) -> End {
         let beat = match frame::encode(&Down::Beat) {
             Ok(beat) => beat,
             Err(error) => return error.into(),
@@ -148,35 +161,37 @@ impl Conversation {
                 () = subscription.rung() => None,
                 _ = beats.tick() => Some(&beat),
             };
-            let flushed = Box::pin(self.flush(sender, subscription, told_beat, told));
-            match timeout(TAKEN_WITHIN, flushed).await {
-                Ok(Ok(revision)) => told = revision,
-                Ok(Err(end)) => return end,
-                Err(_) => return End::Stuck,
+            // Asked first: what was followed before is then among what is due.
+            let settled = settled.load(Ordering::Relaxed);
+            match Box::pin(self.flush(sender, subscription, told_beat)).await {
+                Ok(revision) if settled && revision > told => {
+                    if let Err(end) = send(sender, &Down::Progress(revision)).await {
+                        return end;
+                    }
+                    told = revision;
+                }
+                Ok(_) => {}
+                Err(end) => return end,
             }
         }
     }
 
-    /// Tells all that is due, then how far that goes.
+    /// Tells all that is due; how far that goes.
     async fn flush(
         &self,
         sender: &mut ServerSender,
         subscription: &Subscription,
         beat: Option<&Bytes>,
-        told: Revision,
     ) -> Result<Revision, End> {
         if let Some(beat) = beat {
-            sender.send_encoded(beat).await?;
+            send_encoded(sender, beat).await?;
         }
         let taken = subscription.take();
         let revision = taken.state.applied();
         for (topic, marks) in taken.dirty.into_topics() {
             for frame in self.frames(&taken.state, topic, marks).await?.iter() {
-                sender.send_encoded(frame).await?;
+                send_encoded(sender, frame).await?;
             }
-        }
-        if revision > told {
-            sender.send(&Down::Progress(revision)).await?;
         }
         Ok(revision)
     }
@@ -216,4 +231,15 @@ impl Conversation {
             tracing::warn!(%node, "the host left, but the catalog could not be told in time");
         }
     }
+}
+
+async fn send_encoded(sender: &mut ServerSender, frame: &Bytes) -> Result<(), End> {
+    match timeout(TAKEN_WITHIN, sender.send_encoded(frame)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(End::Stuck),
+    }
+}
+
+async fn send(sender: &mut ServerSender, message: &Down) -> Result<(), End> {
+    send_encoded(sender, &frame::encode(message)?).await
 }

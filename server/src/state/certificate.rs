@@ -1,6 +1,7 @@
 //! Certificates of hosts: which each has, and which count no more because the host was removed or replaced.
 //!
-//! Bounded: of each host the newest are kept, and a revoked one is forgotten once it has expired by itself.
+//! A host is let in by a certificate that stands here and by no other, so that none is forgotten when the host goes.
+//! Bounded: of each host a few are kept, and a revoked one is forgotten once it has expired by itself.
 
 use imbl::{OrdMap, Vector};
 use purlin_model::command::Done;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Draft, State};
 
-/// Of one host: more are not valid at one time, because each is renewed when two thirds of it are over.
+/// Of one host: it needs two at a time, and some more when it asked again because an answer was lost.
 const PER_NODE: usize = 8;
 const REVOKED: usize = 50_000;
 const SHA256_BYTES: usize = 32;
@@ -20,12 +21,21 @@ pub(super) struct Certificates {
     of: OrdMap<NodeName, Vector<(Vec<u8>, Millis)>>,
     /// By SHA-256, with the time when each expires.
     revoked: OrdMap<Vec<u8>, Millis>,
+    /// The SHA-256 of the key that each host joined with, by which it is known when it asks again.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    joined_with: OrdMap<NodeName, Vec<u8>>,
 }
 
 impl State {
     /// Whether the certificate with that SHA-256 belonged to a host that is gone.
     pub(crate) fn is_revoked(&self, sha256: &[u8; SHA256_BYTES]) -> bool {
         self.certificates.revoked.contains_key(sha256.as_slice())
+    }
+
+    /// Whether a host that is in the catalog was given the certificate with that SHA-256.
+    pub(crate) fn knows_certificate(&self, node: &NodeName, sha256: &[u8; SHA256_BYTES]) -> bool {
+        let of_node = self.certificates.of.get(node);
+        of_node.is_some_and(|of_node| of_node.iter().any(|(known, _)| known.as_slice() == sha256))
     }
 }
 
@@ -43,14 +53,26 @@ impl Draft {
             return Err(Fault::not_found(format!("no node {node} in the catalog: it was removed meanwhile")));
         }
         let of_node = self.state.certificates.of.entry(node.clone()).or_default();
-        of_node.push_back((sha256.to_vec(), not_after));
-        while of_node.len() > PER_NODE {
-            of_node.pop_front();
+        of_node.retain(|(_, until)| *until >= self.at);
+        // The oldest stays: its host may not have been able to keep what it got since.
+        while of_node.len() >= PER_NODE {
+            of_node.pop_back();
         }
+        of_node.push_back((sha256.to_vec(), not_after));
         Ok(Done::Yes)
     }
 
+    pub(super) fn note_joining_key(&mut self, node: &NodeName, sha256: &[u8]) {
+        self.state.certificates.joined_with.insert(node.clone(), sha256.to_vec());
+    }
+
+    /// Whether the host in the catalog joined with that key. Its id is no proof: everybody in the mesh may read it.
+    pub(super) fn has_joined_with(&self, node: &NodeName, sha256: &[u8]) -> bool {
+        self.state.certificates.joined_with.get(node).is_some_and(|known| known == sha256)
+    }
+
     pub(super) fn revoke_certificates(&mut self, node: &NodeName) {
+        self.state.certificates.joined_with.remove(node);
         let Some(certificates) = self.state.certificates.of.remove(node) else { return };
         let revoked = &mut self.state.certificates.revoked;
         let expired: Vec<Vec<u8>> =

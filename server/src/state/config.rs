@@ -9,6 +9,9 @@ use purlin_model::{Fault, FaultCode, Revision, ServiceName, limit};
 use super::entry::{GLOBAL, entry_key};
 use super::{Draft, permission, validate};
 
+/// Entries of all kinds together.
+pub(super) const ENTRIES: usize = 20_000;
+
 impl Draft {
     pub(super) fn put_config(&mut self, entry: &ConfigEntry, cas: Option<Revision>) -> Result<Done, Fault> {
         check_shape(entry)?;
@@ -44,6 +47,10 @@ impl Draft {
             return Ok(());
         }
         check_size(&entry)?;
+        let have = self.state.entries.len();
+        if entry.create_index == self.revision && have >= ENTRIES {
+            return Err(validate::too_many("config entries", have + 1, ENTRIES));
+        }
         self.state.entries.insert(key.clone(), entry);
         self.state.entries.check_permissions()?;
         self.touch_config(kind, key);

@@ -22,6 +22,10 @@ pub(super) fn entry_key(namespace: &Namespace, name: &str) -> String {
 }
 
 impl Entries {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn get(&self, kind: ConfigKind, key: &str) -> Option<&Arc<ConfigEntry>> {
         self.0.get(&(kind, key.to_owned()))
     }

@@ -7,7 +7,7 @@ use purlin_model::topic::{MeshInfo, ServerInfo, Topic};
 use purlin_model::{Fault, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::{Draft, validate};
+use super::{Draft, State, validate};
 
 /// The key of the one record of `Topic::Mesh`.
 pub(super) const KEY: &str = "mesh";
@@ -40,6 +40,13 @@ fn check_ttl(leaf_ttl_ms: u64) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::invalid("leaf_cert_ttl must be between 10s and one year"))
+}
+
+impl State {
+    /// Whether this is the newest intermediate certificate that the mesh knows of a server.
+    pub(crate) fn knows_intermediate(&self, node: &NodeName, pem: &str) -> bool {
+        self.mesh.intermediates.get(node).and_then(Vector::last).is_some_and(|last| last == pem)
+    }
 }
 
 impl Draft {

@@ -9,7 +9,21 @@ use purlin_model::{CheckId, Fault, NodeId, NodeName, Revision};
 
 use super::{Draft, validate};
 
+/// Nodes of the catalog; external ones leave room for hosts.
+pub(super) const NODES: usize = 40_000;
+pub(super) const NODES_WITH_EXTERNAL: usize = 20_000;
+
 impl Draft {
+    /// That one more node may come into the catalog, or that this one is there already.
+    pub(super) fn has_room_for(&self, node: &Node) -> Result<(), Fault> {
+        let most = if node.role == NodeRole::External { NODES_WITH_EXTERNAL } else { NODES };
+        let have = self.state.catalog.hosts.len();
+        if have < most || self.host(&node.name).is_some() {
+            return Ok(());
+        }
+        Err(validate::too_many("nodes in the catalog", have + 1, most))
+    }
+
     /// A host comes in with a token. The name of a live host stays with it; that of a dead one goes to the newcomer.
     pub(super) fn join(&mut self, join: &Join) -> Result<Done, Fault> {
         let datacenter = self.mesh()?.info.datacenter.clone();
@@ -31,8 +45,9 @@ impl Draft {
             modify_index: Revision(0),
         };
         validate::node(&node)?;
-        self.free_name(&join.name, join.id)?;
+        self.free_name(join)?;
         self.free_id(&join.name, join.id)?;
+        self.has_room_for(&node)?;
         let old = self.host(&join.name).map(|host| host.node.clone());
         let node = match old {
             Some(old) => Node {
@@ -46,6 +61,7 @@ impl Draft {
             None => node,
         };
         self.put_member(node)?;
+        self.note_joining_key(&join.name, &join.key_sha256);
         Ok(Done::Yes)
     }
 
@@ -61,10 +77,11 @@ impl Draft {
         }
     }
 
-    /// Refuses a name that a live host holds under another id; a dead host of that name is removed.
-    fn free_name(&mut self, name: &NodeName, id: NodeId) -> Result<(), Fault> {
+    /// Refuses a name that another live host holds; a dead host of that name is removed.
+    fn free_name(&mut self, join: &Join) -> Result<(), Fault> {
+        let name = &join.name;
         let Some(holder) = self.host(name).map(|host| host.node.clone()) else { return Ok(()) };
-        if holder.id == Some(id) {
+        if holder.id == Some(join.id) && self.has_joined_with(name, &join.key_sha256) {
             return Ok(());
         }
         if holder.role == NodeRole::External {
@@ -113,6 +130,7 @@ impl Draft {
         } else {
             self.free_id(&node.name, id)?;
         }
+        self.has_room_for(node)?;
         self.put_member(Node { status: NodeStatus::Alive, ..node.clone() })?;
         Ok(Done::Yes)
     }

@@ -102,6 +102,7 @@ impl Draft {
 
     fn register_new_node(&mut self, node: &Node) -> Result<(), Fault> {
         validate::node(node)?;
+        self.has_room_for(node)?;
         if let Some(id) = node.id {
             self.id_is_free(id, &node.name)?;
         }

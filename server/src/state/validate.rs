@@ -3,17 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use purlin_model::check::Check;
+use purlin_model::limit::{self, ADDRESS_BYTES, TAGGED_ADDRESSES, WORD_BYTES};
 use purlin_model::node::{Locality, Node};
 use purlin_model::service::{Instance, Mesh, ServiceKind};
-use purlin_model::{Fault, FaultCode, limit};
+use purlin_model::{Fault, FaultCode};
 
-/// A host name (RFC 1035), which an address may be.
-const ADDRESS_BYTES: usize = 255;
 /// A path of the file system.
 const PATH_BYTES: usize = 4096;
-/// Versions, regions, zones and other words.
-const WORD_BYTES: usize = 128;
-const TAGGED_ADDRESSES: usize = 32;
 
 pub(super) fn too_many(what: &str, have: usize, most: usize) -> Fault {
     Fault::new(FaultCode::TooLarge, format!("too many {what}: {have}, at most {most} are allowed"))
@@ -164,7 +160,7 @@ fn upstreams(of: &str, mesh: &Mesh) -> Result<(), Fault> {
 
 pub(super) fn check(check: &Check) -> Result<(), Fault> {
     let of = format!("check {}", check.id);
-    text(&format!("the name of {of}"), &check.name, limit::CHECK_ID_BYTES)?;
+    text(&format!("the name of {of}"), &check.name, limit::CHECK_NAME_BYTES)?;
     text(&format!("the notes of {of}"), &check.notes, limit::CHECK_OUTPUT_BYTES)?;
     text(&format!("the kind of {of}"), &check.kind, WORD_BYTES)
 }

@@ -1,7 +1,7 @@
 //! Joining over QUIC, as another host does it.
 
 use purlin_wire::quic::{QuicConnector, join_link};
-use purlin_wire::rpc::{JoinRequest, Joined};
+use purlin_wire::rpc::{JoinRequest, Joined, RenewNode, Signed};
 use purlin_wire::tls::{self, Credentials};
 use purlin_wire::token::JoinTokenText;
 use tokio::sync::watch;
@@ -33,15 +33,25 @@ async fn join(token: &JoinTokenText, request: &JoinRequest) -> Result<Joined, Fa
     rpc::call::<_, Joined>(&*link, rpc::JOIN, request, DEADLINE).await
 }
 
-/// A link of a host that has joined just now.
-pub(super) async fn joined(server: &ServerHandle, name: &str) -> Arc<dyn Link> {
+/// What a host that has joined just now shows, and its key.
+async fn newcomer(server: &ServerHandle, name: &str) -> (Arc<Credentials>, Vec<u8>) {
     let token = token(server, NodeRole::Agent, 1).await;
     let (key, csr) = tls::new_key_and_csr().unwrap();
     let joined = join(&token, &request(&token, name, 77, csr)).await.unwrap();
-    let credentials = Credentials::from_der(joined.chain, &key, joined.roots).unwrap();
-    let (_sender, credentials) = watch::channel(Arc::new(credentials));
-    let connector = QuicConnector::new([127, 0, 0, 1].into(), credentials, joined.servers, |_| {});
+    (Arc::new(Credentials::from_der(joined.chain, &key, joined.roots).unwrap()), key)
+}
+
+async fn link_with(server: &ServerHandle, credentials: Arc<Credentials>) -> Arc<dyn Link> {
+    let (_sender, credentials) = watch::channel(credentials);
+    let servers = vec![server.quic_addrs()[0].to_string()];
+    let connector = QuicConnector::new([127, 0, 0, 1].into(), credentials, servers, |_| {});
     connector.connect().await.unwrap()
+}
+
+/// A link of a host that has joined just now.
+pub(super) async fn joined(server: &ServerHandle, name: &str) -> Arc<dyn Link> {
+    let (credentials, _) = newcomer(server, name).await;
+    link_with(server, credentials).await
 }
 
 #[tokio::test]
@@ -128,5 +138,33 @@ async fn the_certificate_of_a_host_that_was_replaced_opens_no_door() {
     assert!(rpc::ask(&*old, &ask, DEADLINE).await.is_err());
     let reason = tokio::time::timeout(DEADLINE, old.closed()).await.expect("the link stays open");
     assert!(reason.contains("revoked"), "{reason}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn no_certificate_of_a_host_that_was_removed_opens_a_door_however_many_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (first, key) = newcomer(&server, "h1").await;
+    let link = link_with(&server, first.clone()).await;
+    for _ in 0..12 {
+        let renew = RenewNode { csr: tls::csr_for_key(&key).unwrap() };
+        rpc::call::<_, Signed>(&*link, rpc::RENEW_NODE, &renew, DEADLINE).await.unwrap();
+    }
+    // The first is still good as long as the host is there.
+    let again = link_with(&server, first.clone()).await;
+    read(&*again, Topic::Mesh).await;
+    for command in [
+        Command::SetNodeStatus { node: node_name("h1"), status: NodeStatus::Failed },
+        Command::RemoveNode { node: node_name("h1") },
+    ] {
+        server.service.propose_own(command).await.unwrap().result.unwrap();
+    }
+    let back = link_with(&server, first).await;
+    let reason = tokio::time::timeout(DEADLINE, back.closed()).await.expect("the link stays open");
+    assert!(reason.contains("join again"), "{reason}");
+    let host = register(node("h1", 77, NodeRole::Agent), Some(meshed("web-1", "web")));
+    assert!(write(&*link, host).await.is_err());
+    assert!(server.service.hub.state().node(&node_name("h1")).is_none());
     server.stop().await;
 }

@@ -56,6 +56,25 @@ async fn a_restart_lets_followers_resume_where_they_were() {
 }
 
 #[tokio::test]
+async fn a_session_does_not_say_how_far_it_is_before_it_knows_what_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let link = connect(server.connector()).await;
+    write_ok(&*link, register(own(), Some(meshed("web-1", "web")))).await;
+    let mut follower = Follower::open(&*link).await;
+    // An agent that came back holds topics that are behind: it must not hear that it is up to date.
+    for _ in 0..2 {
+        let heard = follower.session.receiver.next().await.unwrap().unwrap();
+        assert_eq!(heard, Down::Beat);
+    }
+    let web = Topic::Service(service_key("web"));
+    follower.follow(web.clone(), Revision(0)).await;
+    follower.until("the progress", |f| f.progress > Revision(0)).await;
+    assert!(follower.has(&web, "s1/web-1"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_host_that_says_goodbye_has_left_and_one_that_speaks_again_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;

@@ -76,6 +76,10 @@ impl AsyncWrite for PipeWrite {
         if state.abandoned || state.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        // A chunk of nothing would read as the end of the stream.
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         let room = self.queue.capacity - state.bytes;
         if room == 0 {
             state.writer = Some(cx.waker().clone());

@@ -42,6 +42,15 @@ async fn both_ends_open_streams_and_bytes_go_both_ways() {
 }
 
 #[tokio::test]
+async fn to_write_nothing_is_not_to_end() {
+    let (a, b) = pair(peer("a"), peer("b"));
+    let (mut here, mut there) = streams(&a, &b).await;
+    assert_eq!(here.write.write(b"").await.unwrap(), 0);
+    here.write.write_all(b"x").await.unwrap();
+    assert_eq!(there.read.read(&mut [0; 8]).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_dropped_stream_ends_reads_and_fails_writes() {
     let (a, b) = pair(peer("a"), peer("b"));
     let (here, mut there) = streams(&a, &b).await;

@@ -39,7 +39,10 @@ impl DirectoryLock {
             }
             Err(errno) => return Err(failed("lock")(errno.into()).into()),
         }
-        note_holder(&mut file).map_err(failed("write"))?;
+        // Only to tell a second process who is here: on a full disk a host must start all the same.
+        if let Err(error) = note_holder(&mut file) {
+            tracing::warn!(file = %path.display(), %error, "cannot note which process holds data_dir");
+        }
         Ok(Self { _file: file })
     }
 }

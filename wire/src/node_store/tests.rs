@@ -49,6 +49,13 @@ fn two_holders_of_one_directory_are_refused() {
 }
 
 #[test]
+fn a_disk_too_full_for_the_note_of_who_holds_the_directory_does_not_keep_a_host_down() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("lock")).unwrap();
+    NodeStore::open(dir.path()).unwrap();
+}
+
+#[test]
 fn joining_repeats_with_the_same_id_and_key_until_it_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let store = NodeStore::open(dir.path()).unwrap();

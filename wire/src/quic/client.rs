@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{ClientConfig, ConnectError, Connection, Endpoint, EndpointConfig, TokioRuntime};
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -69,6 +69,16 @@ impl QuicConnector {
     fn servers(&self) -> MutexGuard<'_, Vec<String>> {
         // The list is whole after each statement under this lock, so a panic elsewhere does not spoil it.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As when their driver gave up on an error of the system.
+    #[cfg(test)]
+    pub(super) fn break_sockets(&self) {
+        for slot in [&self.endpoints.v4, &self.endpoints.v6] {
+            if let Some(endpoint) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
+                endpoint.close(CLOSED, b"");
+            }
+        }
     }
 
     async fn connect_to_any(&self) -> Result<Arc<dyn Link>, LinkError> {
@@ -274,9 +284,13 @@ impl Endpoints {
     ) -> Result<Connection, LinkError> {
         let unreachable = |why: String| LinkError::Unreachable { address: server.into(), why };
         let endpoint = self.endpoint(address).map_err(|e| unreachable(e.to_string()))?;
-        let connecting = endpoint
-            .connect_with(config.clone(), address, SERVER_NAME)
-            .map_err(|e| unreachable(e.to_string()))?;
+        let connecting = endpoint.connect_with(config.clone(), address, SERVER_NAME).map_err(|e| {
+            if e == ConnectError::EndpointStopping {
+                // Its socket failed: the next try gets another one.
+                self.slot(address).take();
+            }
+            unreachable(e.to_string())
+        })?;
         let failed = |e: &quinn::ConnectionError| error::not_connected(server, e, verdict.get());
         let connection = connecting.await.map_err(|e| failed(&e))?;
         let welcome = async {
@@ -295,9 +309,13 @@ impl Endpoints {
         Ok(connection)
     }
 
-    fn endpoint(&self, to: SocketAddr) -> std::io::Result<Endpoint> {
+    fn slot(&self, to: SocketAddr) -> MutexGuard<'_, Option<Endpoint>> {
         let slot = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn endpoint(&self, to: SocketAddr) -> std::io::Result<Endpoint> {
+        let mut slot = self.slot(to);
         if let Some(endpoint) = &*slot {
             return Ok(endpoint.clone());
         }

@@ -205,7 +205,8 @@ impl Door {
                 None => return,
             },
         };
-        if let Err(error) = welcome(&connection).await {
+        let welcomed = timeout(HANDSHAKE_TIMEOUT, welcome(&connection)).await;
+        if let Err(error) = welcomed.unwrap_or_else(|_| Err("it takes no welcome".into())) {
             tracing::debug!(remote, error, "connection ended before it was welcomed");
             return;
         }

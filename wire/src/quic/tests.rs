@@ -87,6 +87,17 @@ async fn members_talk_and_know_each_other() {
 }
 
 #[tokio::test]
+async fn a_socket_that_failed_is_made_anew() {
+    let ca = TestCa::new("a.mesh.internal");
+    let running = serve(&ca, ca.issue(&ca.server("s")));
+    let connector = connector(ca.issue(&ca.agent("a")), &[&running.address]);
+    connector.connect().await.unwrap();
+    connector.break_sockets();
+    assert!(connector.connect().await.is_err());
+    connector.connect().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dropped_stream_cancels_what_goes_on_at_the_other_end() {
     let ca = TestCa::new("a.mesh.internal");
     let running = serve(&ca, ca.issue(&ca.server("s")));

@@ -7,8 +7,9 @@ use purlin_model::topic::Delta;
 use super::{Down, Item, WireDelta, records};
 use crate::frame::{self, FrameError};
 
-/// Of items in one piece, unless one alone is larger.
-pub const PIECE_BYTES: usize = limit::FRAME_BYTES / 4;
+/// Of items in one piece, unless one alone is larger. Small enough that a piece crosses a thin line well before the
+/// other end takes the quiet for death.
+pub const PIECE_BYTES: usize = limit::FRAME_BYTES / 16;
 /// Of one delta in all its pieces: what a peer may make us hold before it is whole.
 pub const TOPIC_BYTES: usize = 256 * 1024 * 1024;
 

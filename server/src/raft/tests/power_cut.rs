@@ -46,7 +46,8 @@ impl Disk {
             Err(why) => {
                 assert!(std::env::var_os("PURLIN_TEST_NO_SKIP").is_none(), "no disk for the test: {why}");
                 // Not a macro: those are swallowed when a test passes.
-                let word = format!("SKIPPED, it takes root and loop devices to have a disk of one's own: {why}\n");
+                let word =
+                    format!("SKIPPED, it takes root and loop devices to have a disk of one's own: {why}\n");
                 std::io::stderr().write_all(word.as_bytes()).unwrap();
                 None
             }
@@ -233,12 +234,18 @@ async fn check_log(mut log: LogStore, acknowledged: &Acknowledged) -> Result<(),
     let first = state.last_purged_log_id.map_or(0, |id| id.index + 1);
     let entries = log.try_get_log_entries(first..=last).await.map_err(|error| error.to_string())?;
     for (entry, index) in entries.iter().zip(first..) {
-        let Payload::Normal(envelope) = &entry.payload else { return Err(format!("entry {index} is no command")) };
+        let Payload::Normal(envelope) = &entry.payload else {
+            return Err(format!("entry {index} is no command"));
+        };
         if entry.log_id != at(index) || envelope.command != say(&said(index)).command {
             return Err(format!("entry {index} is another"));
         }
     }
-    if entries.len() as u64 == last + 1 - first { Ok(()) } else { Err(format!("only {} entries", entries.len())) }
+    if entries.len() as u64 == last + 1 - first {
+        Ok(())
+    } else {
+        Err(format!("only {} entries", entries.len()))
+    }
 }
 
 #[test]

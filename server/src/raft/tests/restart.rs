@@ -97,7 +97,10 @@ async fn an_entry_of_a_newer_build_stops_the_start_and_is_kept() {
 
     for _ in 0..2 {
         let error = start(dir.path()).await.err().unwrap().to_string();
-        assert!(error.contains(&format!("command level is {}", LEVEL + 1)) && error.contains("newer build"), "{error}");
+        assert!(
+            error.contains(&format!("command level is {}", LEVEL + 1)) && error.contains("newer build"),
+            "{error}"
+        );
         assert!(error.contains(&format!("key {} (log entry)", at.index)), "{error}");
     }
 }

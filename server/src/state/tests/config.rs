@@ -6,6 +6,7 @@ use purlin_model::config_entry::{
 use purlin_model::intention::{Party, PathForm, Permission, Rule, SourceIntention};
 use purlin_model::service::Protocol;
 
+use super::super::config::ENTRIES;
 use super::*;
 
 fn entry(name: &str, body: ConfigBody) -> ConfigEntry {
@@ -228,4 +229,18 @@ fn an_entry_that_grows_source_by_source_stays_within_its_limit() {
     assert_eq!(refusal.code, FaultCode::TooLarge);
     assert!(refusal.text.starts_with("service-intentions api would have"), "{refusal}");
     assert_eq!(sources(&log, "api").len(), taken);
+}
+
+#[test]
+fn config_entries_are_bounded_and_those_that_are_there_can_change() {
+    let mut log = Log::with_mesh();
+    for n in 0..ENTRIES {
+        log.yes(defaults(&format!("s{n}"), None));
+    }
+    let (code, text) = log.refused(defaults("one-more", None));
+    assert_eq!(code, FaultCode::TooLarge);
+    assert!(text.contains("too many config entries"), "{text}");
+    log.yes(defaults("s0", Some(Protocol::Http)));
+    log.apply(Command::DeleteConfig { kind: ConfigKind::ServiceDefaults, name: "s1".into(), cas: None });
+    log.yes(defaults("one-more", None));
 }

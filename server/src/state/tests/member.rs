@@ -3,6 +3,7 @@
 use purlin_model::command::{Join, JoinToken};
 use purlin_model::topic::ServerInfo;
 
+use super::super::node::NODES_WITH_EXTERNAL;
 use super::*;
 
 fn token(id: &str, role: NodeRole, uses: u32) -> Command {
@@ -39,6 +40,15 @@ fn uses_left(log: &Log) -> u32 {
     match log.state.record(&Topic::JoinTokens, "t1") {
         Some(Record::JoinToken(info)) => info.uses_left,
         other => panic!("{other:?}"),
+    }
+}
+
+/// A certificate that a host got, good for so many seconds.
+fn record(host: &str, sha256: u8, seconds: u64) -> Command {
+    Command::RecordCertificate {
+        node: node_name(host),
+        sha256: vec![sha256; 32],
+        not_after: NOW.plus(Duration::from_secs(seconds)),
     }
 }
 
@@ -226,11 +236,7 @@ fn mesh_wide_settings_change_only_within_their_bounds() {
 #[test]
 fn certificates_of_a_host_that_is_gone_count_no_more_until_they_expire() {
     let mut log = with_token(5);
-    let record = |sha256: u8, seconds: u64| Command::RecordCertificate {
-        node: node_name("h1"),
-        sha256: vec![sha256; 32],
-        not_after: NOW.plus(Duration::from_secs(seconds)),
-    };
+    let record = |sha256, seconds| record("h1", sha256, seconds);
     assert_eq!(log.refused(record(1, 60)).0, FaultCode::NotFound);
     log.yes(Command::Join(join("t1", "h1", 1)));
     log.yes(record(1, 60));
@@ -247,6 +253,65 @@ fn certificates_of_a_host_that_is_gone_count_no_more_until_they_expire() {
         Ok(Done::Deleted { existed: true })
     );
     assert_eq!([1, 2, 3].map(|sha256| log.state.is_revoked(&[sha256; 32])), [false, true, true]);
+}
+
+#[test]
+fn to_know_the_id_of_a_live_host_is_not_to_be_it() {
+    let mut log = with_token(5);
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    let thief = || Command::Join(Join { key_sha256: vec![99; 32], ..join("t1", "h1", 1) });
+    let (code, text) = log.refused(thief());
+    assert_eq!(code, FaultCode::Conflict);
+    assert!(text.contains("held by a live node"), "{text}");
+    // One that never joined, as the server that founded the mesh, has no key to show.
+    log.yes(Command::AnnounceNode(Node { role: NodeRole::Server, ..member("s1", 5) }));
+    assert_eq!(log.refused(Command::Join(join("t1", "s1", 5))).0, FaultCode::Conflict);
+    // A dead one is replaced, and nothing of it is left to the newcomer.
+    log.yes(record("h1", 1, 60));
+    log.yes(register(member("h1", 1), Some(instance("web-1", "web")), vec![]));
+    log.yes(status("h1", NodeStatus::Failed));
+    log.yes(thief());
+    assert!(log.state.is_revoked(&[1; 32]));
+    assert_eq!(log.keys(&Topic::Services), [""; 0]);
+    // A host that starts its join anew with another token is still itself.
+    log.yes(token("t2", NodeRole::Agent, 1));
+    log.yes(Command::Join(Join { key_sha256: vec![99; 32], ..join("t2", "h1", 1) }));
+}
+
+#[test]
+fn a_host_is_known_by_few_certificates_and_none_of_them_outlives_it() {
+    let mut log = with_token(5);
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    let known = |log: &Log, of: &str| -> Vec<u8> {
+        (0..=30).filter(|n| log.state.knows_certificate(&node_name(of), &[*n; 32])).collect()
+    };
+    for n in 0..30 {
+        log.yes(record("h1", n, 600));
+    }
+    // The one that it came with stays good: its host may have failed to keep those that it got later.
+    assert_eq!(known(&log, "h1"), [0, 1, 2, 3, 4, 5, 6, 29]);
+    assert_eq!(known(&log, "h2"), [0; 0]);
+    log.at = NOW.plus(Duration::from_secs(601));
+    log.yes(record("h1", 30, 900));
+    assert_eq!(known(&log, "h1"), [30]);
+    log.yes(status("h1", NodeStatus::Left));
+    log.apply(Command::RemoveNode { node: node_name("h1") });
+    assert_eq!(known(&log, "h1"), [0; 0]);
+}
+
+#[test]
+fn the_catalog_is_bounded_and_external_nodes_leave_room_for_hosts() {
+    let mut log = with_token(5);
+    for n in 0..NODES_WITH_EXTERNAL {
+        log.yes(register(node(&format!("n{n}")), None, vec![]));
+    }
+    let (code, text) = log.refused(register(node("one-more"), None, vec![]));
+    assert_eq!(code, FaultCode::TooLarge);
+    assert!(text.contains("nodes in the catalog"), "{text}");
+    log.yes(register(node("n0"), Some(instance("web-1", "web")), vec![]));
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    log.yes(Command::AnnounceNode(member("h2", 2)));
 }
 
 #[test]
