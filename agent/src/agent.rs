@@ -300,10 +300,11 @@ impl AgentHandle {
 
     /// Says goodbye to the mesh, ends a proxy that this agent started, and stops.
     pub async fn leave(self) {
-        self.leave.cancel();
         let mut session = self.core.watch_session();
+        let was_connected = session.borrow().is_connected();
+        self.leave.cancel();
         let gone = session.wait_for(|session| !session.is_connected());
-        if timeout(GOODBYE, gone).await.is_err() {
+        if timeout(GOODBYE, gone).await.is_err() || !was_connected {
             warn!("no server heard the goodbye of this host: remove it with purlin node remove");
         }
         self.stop_with_proxy().await;

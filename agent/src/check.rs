@@ -24,7 +24,7 @@ use purlin_model::check::{CheckDefinition, Probe, Status};
 use purlin_model::{CheckId, limit};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::core::Core;
@@ -36,7 +36,7 @@ const NETWORK_PROBES: usize = 512;
 const PROCESSES: usize = 64;
 /// Statuses are written to disk at most so often.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
-/// When removing a service failed, or nothing falls due.
+/// When removing a service failed, or nothing falls due; and for tasks that ended by themselves.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
 const PROCESS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -138,16 +138,20 @@ async fn supervise(registry: Registry, core: Option<Core>, tools: Arc<Tools>) {
     let mut states = registry.watch();
     let mut running: BTreeMap<CheckId, (Arc<CheckDefinition>, Task)> = BTreeMap::new();
     let mut seen = None;
+    let mut look_again = interval(LOOK_AGAIN);
     loop {
         let state = states.borrow_and_update().clone();
-        if seen != Some(state.definitions) {
+        let died = running.values().any(|(_, task)| task.0.is_finished());
+        if seen != Some(state.definitions) || died {
             seen = Some(state.definitions);
             adjust(&mut running, &state, |definition| {
                 start(definition.clone(), registry.clone(), core.clone(), tools.clone())
             });
         }
-        if states.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            // One that fell over is started again though nothing else happens.
+            _ = look_again.tick() => {}
         }
     }
 }

@@ -223,8 +223,11 @@ impl Mirror {
         known.into_iter().map(|(_, _, topic, contents)| (topic, contents)).collect()
     }
 
-    /// Drops what nobody asked for in a while.
+    /// Drops what nobody asked for in a while. Not while no server can be reached: what is here is then all there is.
     pub fn forget_cold(&self) {
+        if !self.0.session.borrow().is_connected() {
+            return;
+        }
         let mut state = self.lock();
         let now = Instant::now();
         let cold: Vec<Topic> = state
@@ -301,7 +304,10 @@ impl Mirror {
             slot.used = now;
             return Ok(slot.contents.subscribe());
         }
-        state.make_room()?;
+        if !state.make_room(self.0.session.borrow().is_connected()) {
+            let text = format!("{WARM_TOPICS} topics are kept or waited for on this agent: try again later");
+            return Err(Fault::new(FaultCode::Busy, text));
+        }
         let slot = Slot::new(false, now);
         let receiver = slot.contents.subscribe();
         state.slots.insert(topic.clone(), slot);
@@ -324,21 +330,19 @@ impl Mirror {
 }
 
 impl State {
-    /// Makes room for one more topic that somebody asked for.
-    fn make_room(&mut self) -> Result<(), Fault> {
+    /// Makes room for one more topic that somebody asked for; false if there is none. What is known is not given up
+    /// for what cannot become known now.
+    fn make_room(&mut self, is_connected: bool) -> bool {
         // More than one too many there are only after a start, when what was followed for good no longer is.
         while self.slots.values().filter(|slot| !slot.pinned).count() >= WARM_TOPICS {
             let idle = self.slots.iter().filter(|(_, slot)| slot.is_idle());
+            let idle = idle.filter(|(_, slot)| is_connected || slot.is_empty());
             let victim =
                 idle.min_by_key(|(_, slot)| (!slot.is_empty(), slot.used)).map(|(topic, _)| topic.clone());
-            let Some(victim) = victim else {
-                let text =
-                    format!("{WARM_TOPICS} topics are being waited for on this agent: try again later");
-                return Err(Fault::new(FaultCode::Busy, text));
-            };
+            let Some(victim) = victim else { return false };
             self.remove(&victim);
         }
-        Ok(())
+        true
     }
 
     fn remove(&mut self, topic: &Topic) {

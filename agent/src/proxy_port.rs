@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use purlin_model::view::View;
 use purlin_wire::link::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,6 +31,8 @@ pub const SOCKET: &str = "proxy.sock";
 const QUESTIONS: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MOST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that held for so long is made anew at once; a proxy that keeps ending is given more and more time.
+const STEADY: Duration = Duration::from_secs(10);
 
 /// How this host's proxy is reached.
 #[derive(Debug, Clone)]
@@ -165,6 +167,7 @@ impl Keeper {
         let mut said = None;
         let stop = self.stop.clone();
         loop {
+            let begun = Instant::now();
             let ended = tokio::select! {
                 () = stop.cancelled() => return,
                 ended = self.once(&mut child) => ended,
@@ -172,7 +175,9 @@ impl Keeper {
             let why = match ended {
                 Ended::Drained => return self.set_gone("it was told to end"),
                 Ended::Lost(why) => {
-                    pause = FIRST_PAUSE;
+                    if begun.elapsed() >= STEADY {
+                        pause = FIRST_PAUSE;
+                    }
                     said = None;
                     why
                 }

@@ -200,6 +200,11 @@ impl Registry {
         self.change(move |layers| layers.put_service(definition, origin, replace)).await
     }
 
+    /// Why a registration of that id from the API is not in force, if there is one.
+    pub fn shadowed(&self, id: &InstanceId) -> Option<String> {
+        self.inner().effective.shadowed.get(id).cloned()
+    }
+
     /// Removes a service with its checks and its maintenance mode. One from a file comes back with the next reload.
     pub async fn deregister(&self, id: &InstanceId) -> Result<(), Fault> {
         let id = id.clone();
@@ -257,6 +262,9 @@ impl Registry {
         inner.marks.beat(id, Instant::now() + ttl);
         self.mark(&mut inner, &local, status, output);
         self.0.deadlines.notify_one();
+        // The new deadline is to be saved even where nothing else changed: an agent that is killed and comes back must
+        // not take an application for dead that reported a moment ago.
+        self.0.unsaved.notify_one();
         Ok(())
     }
 

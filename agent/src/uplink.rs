@@ -43,6 +43,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 /// At most so long between two tries to reach a server.
 const MOST_PAUSE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A session that held for so long is tried for again at once when it breaks; others are given more and more time.
+const STEADY: Duration = Duration::from_secs(2);
 
 /// Consul's words, which clients know.
 pub const NO_LEADER: &str = "No cluster leader";
@@ -181,16 +183,17 @@ impl Keeper {
         let mut pause = FIRST_PAUSE;
         let mut said = None;
         while !self.stop.is_cancelled() && !self.leave.is_cancelled() {
+            let begun = Instant::now();
             let broken = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 broken = self.session() => broken,
             };
             let Some(broken) = broken else { break };
-            if broken.kind == BrokenKind::Lost {
-                pause = FIRST_PAUSE;
-            } else {
+            if broken.kind != BrokenKind::Lost {
                 self.metrics.own().session_failures.inc();
+            } else if begun.elapsed() >= STEADY {
+                pause = FIRST_PAUSE;
             }
             self.report(&broken, &mut said);
             let reason = Some(broken.why);

@@ -84,10 +84,14 @@ pub(super) async fn register(api: &Api, request: &Request) -> Result<Answer, Fai
     refuse_derived(&body)?;
     let definition = parse_service(&body)?;
     let registry = api.core.registry();
+    let id = definition.instance.id.clone();
     if request.query.flag("replace-existing-checks")? {
         registry.register_replacing(definition, Origin::Api).await?;
     } else {
         registry.register(definition, Origin::Api).await?;
+    }
+    if let Some(why) = registry.shadowed(&id) {
+        return Ok(Answer::empty().header("x-purlin-sync", format!("shadowed: {why}")));
     }
     Ok(synced(api).await)
 }

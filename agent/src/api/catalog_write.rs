@@ -1,15 +1,16 @@
 //! `/v1/catalog/register` and `deregister`: what runs on hosts without an agent. Bodies are read as strictly as any.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
 use purlin_model::check::{Check, Status};
 use purlin_model::command::{Command, Deregister, DeregisterWhat, Register};
 use purlin_model::definition::parse_service;
-use purlin_model::definition::reader::{Problems, Table, plain};
+use purlin_model::definition::reader::{Problems, Table, plain, says_nothing};
 use purlin_model::node::{Locality, Node, NodeRole, NodeStatus};
 use purlin_model::service::Instance;
-use purlin_model::{CheckId, Datacenter, InstanceId, NodeId, NodeName, Revision, ServiceName};
+use purlin_model::{CheckId, Datacenter, InstanceId, NodeId, NodeName, Revision, ServiceName, limit};
 use serde_json::{Map, Value};
 
 use super::Api;
@@ -41,8 +42,10 @@ fn parse_register(body: &Value, own: &Datacenter) -> Result<Register, Failure> {
         let node = read_node(&table, own);
         let skip_node_update = table.flag("SkipNodeUpdate").unwrap_or(false);
         let service = table.value("Service").cloned();
-        let mut checks: Vec<RawCheck> = table.child("Check").iter().filter_map(read_check).collect();
-        checks.extend(table.children("Checks").iter().filter_map(read_check));
+        let name = table.filled("Node");
+        let read = |check: &Table<'_>| read_check(check, name.as_ref());
+        let mut checks: Vec<RawCheck> = table.child("Check").iter().filter_map(read).collect();
+        checks.extend(table.children("Checks").iter().filter_map(read));
         table.only(&["Namespace", "Partition"], "default");
         table.ignore(&["CreateIndex", "ModifyIndex", "WriteRequest", "Token"]);
         table.unsupported(&["PeerName"]);
@@ -74,7 +77,19 @@ fn read_node(table: &Table<'_>, own: &Datacenter) -> Option<Node> {
     let address = table.filled("Address");
     let id = table.filled("ID");
     let tagged_addresses = table.text_map("TaggedAddresses");
+    refuse_large(
+        table,
+        "TaggedAddresses",
+        &tagged_addresses,
+        [limit::TAGGED_ADDRESSES, limit::WORD_BYTES, limit::ADDRESS_BYTES],
+    );
     let meta = table.text_map("NodeMeta");
+    refuse_large(
+        table,
+        "NodeMeta",
+        &meta,
+        [limit::META_PAIRS, limit::META_KEY_BYTES, limit::META_VALUE_BYTES],
+    );
     let locality = table.child("Locality").map(|place| read_locality(&place));
     if name.is_none() || address.is_none() {
         table.refuse("", "Must provide Node and Address");
@@ -89,7 +104,9 @@ fn read_node(table: &Table<'_>, own: &Datacenter) -> Option<Node> {
             return None;
         }
     };
-    if address.len() > 255 || address.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+    if address.len() > limit::ADDRESS_BYTES
+        || address.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/')
+    {
         table.refuse("Address", "must be an IP address or a host name");
         return None;
     }
@@ -110,10 +127,27 @@ fn read_node(table: &Table<'_>, own: &Datacenter) -> Option<Node> {
     })
 }
 
+/// The limits: of pairs, and of the bytes of a key and of a value.
+fn refuse_large(table: &Table<'_>, key: &str, map: &BTreeMap<String, String>, limits: [usize; 3]) {
+    let [pairs, of_key, of_value] = limits;
+    if map.len() > pairs {
+        table.refuse(key, format!("{} pairs are too many; the limit is {pairs}", map.len()));
+    }
+    for (name, value) in map {
+        if name.is_empty() || name.len() > of_key || value.len() > of_value {
+            let start: String = name.chars().take(40).collect();
+            table.refuse(
+                key,
+                format!("{start:?} is empty or too long; a key may have {of_key} bytes, a value {of_value}"),
+            );
+        }
+    }
+}
+
 fn read_locality(table: &Table<'_>) -> Locality {
     let place = Locality {
-        region: table.text("Region").unwrap_or_default(),
-        zone: table.text("Zone").unwrap_or_default(),
+        region: table.short("Region", limit::WORD_BYTES).unwrap_or_default(),
+        zone: table.short("Zone", limit::WORD_BYTES).unwrap_or_default(),
     };
     table.finish();
     place
@@ -128,6 +162,8 @@ fn parse_instance(body: &Value) -> Result<Instance, Failure> {
             "service" => "Name".to_owned(),
             // Shown by the catalog, so that what was read can be written back.
             "datacenter" | "peername" | "contenthash" => continue,
+            // Shown of every service, too; in a definition an empty block would put it into the mesh.
+            "connect" if says_nothing(value) => continue,
             _ => name.clone(),
         };
         fields.insert(renamed, value.clone());
@@ -180,8 +216,8 @@ impl RawCheck {
     }
 }
 
-fn read_check(table: &Table<'_>) -> Option<RawCheck> {
-    let name = table.text("Name").unwrap_or_default();
+fn read_check(table: &Table<'_>, node: Option<&String>) -> Option<RawCheck> {
+    let name = table.short("Name", limit::CHECK_NAME_BYTES).unwrap_or_default();
     let id = table.filled("CheckID").unwrap_or_else(|| name.clone());
     let status = match table.filled("Status") {
         None => Some(Status::Critical),
@@ -196,21 +232,20 @@ fn read_check(table: &Table<'_>) -> Option<RawCheck> {
     let service_id = named(table, "ServiceID", |text| InstanceId::new(text));
     let service_name = named(table, "ServiceName", |text| ServiceName::new(text));
     // Who probes, and how, is the business of whoever registers this; the catalog keeps the verdict.
-    table.ignore(&[
-        "Node",
-        "Definition",
-        "ExposedPort",
-        "CreateIndex",
-        "ModifyIndex",
-        "Namespace",
-        "Partition",
-        "PeerName",
-    ]);
+    if table.value("Definition").is_some_and(|value| !value.is_object()) {
+        table.refuse("Definition", "must be a block of keys");
+    }
+    if table.filled("Node").is_some_and(|named| Some(&named) != node) {
+        table.refuse("Node", "is not the node of this registration, to which its checks belong");
+    }
+    table.only(&["Namespace", "Partition"], "default");
+    table.unsupported(&["PeerName"]);
+    table.ignore(&["ExposedPort", "CreateIndex", "ModifyIndex"]);
     let check = RawCheck {
         id: CheckId::new(&id).map_err(|error| table.refuse("CheckID", error.to_string())).ok()?,
         name,
         status: status?,
-        notes: table.text("Notes").unwrap_or_default(),
+        notes: table.short("Notes", limit::CHECK_OUTPUT_BYTES).unwrap_or_default(),
         output: cut(table.text("Output").unwrap_or_default()),
         kind: table.text("Type").unwrap_or_default(),
         service_id,
@@ -233,7 +268,7 @@ fn named<T, E: std::fmt::Display>(
 }
 
 fn cut(mut output: String) -> String {
-    let mut end = purlin_model::limit::CHECK_OUTPUT_BYTES.min(output.len());
+    let mut end = limit::CHECK_OUTPUT_BYTES.min(output.len());
     while !output.is_char_boundary(end) {
         end -= 1;
     }
@@ -307,6 +342,23 @@ mod tests {
     }
 
     #[test]
+    fn what_clients_with_fixed_structures_send_and_what_was_read_can_be_written() {
+        let service = json!({
+            "ID": "db1", "Service": "db", "Tags": null, "Meta": null, "Port": 5432, "Address": "",
+            "Weights": {"Passing": 0, "Warning": 0}, "EnableTagOverride": false,
+            "Proxy": {"Mode": "", "MeshGateway": {}, "Expose": {}}, "Connect": {},
+        });
+        let body = json!({
+            "ID": "", "Node": "db-host", "Address": "10.0.0.9", "TaggedAddresses": null, "NodeMeta": null,
+            "Datacenter": "", "Service": service, "Check": null, "Checks": null, "SkipNodeUpdate": false,
+            "Locality": null,
+        });
+        let instance = register(body).unwrap().instance.unwrap();
+        assert!(instance.mesh.is_none() && !instance.native);
+        assert_eq!((instance.weights.passing, instance.weights.warning), (1, 1));
+    }
+
+    #[test]
     fn bad_registrations_say_what_is_wrong() {
         for (body, needle) in [
             (json!({"Node": "a"}), "Must provide Node and Address"),
@@ -318,6 +370,18 @@ mod tests {
                 "derived",
             ),
             (json!({"Node": "a b", "Address": "1.2.3.4"}), "node name"),
+            (json!({"Node": "a", "Address": "1.2.3.4", "Check": {"Name": "c", "Node": "b"}}), "Check.Node"),
+            (
+                json!({"Node": "a", "Address": "1.2.3.4", "Check": {"Name": "c", "Definition": 1}}),
+                "Definition",
+            ),
+            (json!({"Node": "a", "Address": "1.2.3.4", "Check": {"Name": "c".repeat(513)}}), "Check.Name"),
+            (json!({"Node": "a", "Address": "1.2.3.4", "NodeMeta": {"k": "v".repeat(513)}}), "NodeMeta"),
+            (json!({"Node": "a", "Address": "1.2.3.4", "TaggedAddresses": {"": "x"}}), "TaggedAddresses"),
+            (
+                json!({"Node": "a", "Address": "1.2.3.4", "Locality": {"Region": "r".repeat(129)}}),
+                "Locality.Region",
+            ),
             (json!("text"), "must be"),
         ] {
             let failure = register(body.clone()).unwrap_err();

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use purlin_model::limit;
 use tracing::{debug, info};
 
@@ -132,6 +132,16 @@ fn refuse_foreign_pages(method: &Method, headers: &HeaderMap) -> Result<(), Fail
 }
 
 async fn receive(body: Incoming) -> Result<Bytes, Failure> {
+    let too_large = || {
+        Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("Request body too large, max allowed size is {} bytes", limit::API_BODY_BYTES),
+        )
+    };
+    // One that says so beforehand need not be waited for.
+    if body.size_hint().lower() > limit::API_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
     let limited = Limited::new(body, limit::API_BODY_BYTES);
     let collected = tokio::time::timeout(BODY_TIME, limited.collect()).await.map_err(|_| {
         Failure::new(
@@ -141,10 +151,7 @@ async fn receive(body: Incoming) -> Result<Bytes, Failure> {
     })?;
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Failure::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("Request body too large, max allowed size is {} bytes", limit::API_BODY_BYTES),
-        )),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(Failure::invalid(format!("the body did not arrive whole: {error}"))),
     }
 }

@@ -106,7 +106,7 @@ pub(super) async fn create(api: &Api, request: &Request) -> Result<Answer, Failu
         let text = fields.filter(|(name, _)| plain(name) == key).find_map(|(_, value)| value.as_str());
         text.filter(|text| !text.is_empty()).map(party)
     };
-    let missing = |name: &str| Failure::invalid(format!("{name} must be set"));
+    let missing = |name: &str| Failure::invalid(format!("{name} must be set to the name of a service"));
     let from = side("sourcename").ok_or_else(|| missing("SourceName"))??;
     let to = side("destinationname").ok_or_else(|| missing("DestinationName"))??;
     let source = parse_intention(&body, &from, &to)?;
@@ -162,14 +162,8 @@ pub(super) fn bare_name(text: &str) -> Result<&str, Failure> {
 }
 
 /// What an intention of Consul's form has beside a source of a service-intentions entry.
-const OF_THE_PAIR: [&str; 17] = [
+const OF_THE_PAIR: [&str; 9] = [
     "id",
-    "sourcens",
-    "sourcename",
-    "sourcepartition",
-    "destinationns",
-    "destinationname",
-    "destinationpartition",
     "defaultaddr",
     "defaultport",
     "precedence",
@@ -178,9 +172,20 @@ const OF_THE_PAIR: [&str; 17] = [
     "hash",
     "createindex",
     "modifyindex",
-    "partition",
-    "namespace",
 ];
+
+/// Consul has more namespaces and partitions, and this version has one.
+const OF_ONE_VALUE: [&str; 6] =
+    ["sourcens", "sourcepartition", "destinationns", "destinationpartition", "namespace", "partition"];
+
+/// The text of a field; nothing where it is empty.
+fn says<'a>(name: &str, value: &'a Value) -> Result<Option<&'a str>, Failure> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        _ => Err(Failure::invalid(format!("{name} must be a text"))),
+    }
+}
 
 /// Reads the body of a pair as the one source of an entry, so that both ways to write it have the same rules.
 fn parse_intention(body: &Value, from: &Party, to: &Party) -> Result<SourceIntention, Failure> {
@@ -197,9 +202,16 @@ fn parse_intention(body: &Value, from: &Party, to: &Party) -> Result<SourceInten
             "meta" => meta = texts(value)?,
             key @ ("sourcename" | "destinationname") => {
                 let wanted = if key == "sourcename" { from } else { to };
-                if value.as_str().is_some_and(|text| !text.is_empty() && text != wanted.to_string()) {
+                if !says(name, value)?.is_none_or(|text| text == wanted.to_string()) {
                     return Err(Failure::invalid(format!(
                         "{name} {value} is not the one in the URL, \"{wanted}\""
+                    )));
+                }
+            }
+            key if OF_ONE_VALUE.contains(&key) => {
+                if says(name, value)?.is_some_and(|text| text != "default") {
+                    return Err(Failure::invalid(format!(
+                        "{name} {value}: this version has no other than \"default\""
                     )));
                 }
             }
@@ -262,6 +274,12 @@ mod tests {
             json!({"Action": "allow", "SourceName": "other"}),
             json!({"Action": "allow", "Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/"}}]}),
             json!({"Action": "allow", "SourceType": "other"}),
+            json!({"Action": "allow", "SourceNS": "other"}),
+            json!({"Action": "allow", "DestinationPartition": "other"}),
+            json!({"Action": "allow", "DestinationNS": 1}),
+            json!({"Action": "allow", "SourceName": ["web"]}),
+            json!({"Action": "allow", "DestinationName": false}),
+            json!({"Action": "allow", "Meta": {"a": 1}}),
             json!([]),
         ] {
             assert_eq!(

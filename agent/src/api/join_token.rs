@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use purlin_model::command::{Command, JoinToken, JoinTokenInfo};
+use purlin_model::command::{Command, Done, JoinToken, JoinTokenInfo};
 use purlin_model::definition::reader::{Problems, Table};
 use purlin_model::node::NodeRole;
 use purlin_model::topic::{MeshInfo, Record, Topic};
@@ -136,8 +136,12 @@ fn shape(token: &JoinTokenInfo, now: Millis) -> Value {
 /// `DELETE join-token/:id`
 pub(super) async fn revoke(api: &Api, request: &Request) -> Result<Answer, Failure> {
     let id = request.parameter(0).to_owned();
-    write(api, request, Command::RevokeJoinToken { id }).await?;
-    Ok(Answer::json(true.into()))
+    match write(api, request, Command::RevokeJoinToken { id: id.clone() }).await? {
+        Done::Deleted { existed: false } => Err(Failure::not_found(format!(
+            "there is no join token {id:?}: see \"purlin join-token list\", which knows the ids of all"
+        ))),
+        _ => Ok(Answer::json(true.into())),
+    }
 }
 
 fn role_name(role: NodeRole) -> &'static str {

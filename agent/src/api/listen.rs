@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Api;
+use super::answer::Body;
 use super::dispatch::Dispatch;
 use super::request::Peer;
 
@@ -132,8 +135,11 @@ impl Front {
         let service = service_fn(move |request| {
             let (front, busy) = (front.clone(), busy.clone());
             async move {
-                let _busy = busy.enter();
-                Ok::<_, Infallible>(front.0.dispatch.answer(request, peer).await)
+                let busy = busy.enter();
+                let answer = front.0.dispatch.answer(request, peer).await;
+                // A stream goes on for as long as its client reads, and what is whole is soon written.
+                let is_stream = answer.body().size_hint().exact().is_none();
+                Ok::<_, Infallible>(answer.map(|body| if is_stream { busy.until_end(body) } else { body }))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -213,13 +219,7 @@ struct Activity {
 }
 
 impl Activity {
-    fn enter(self: &Arc<Self>) -> impl Drop + Send + use<> {
-        struct Busy(Arc<Activity>);
-        impl Drop for Busy {
-            fn drop(&mut self) {
-                self.0.under_way.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
+    fn enter(self: &Arc<Self>) -> Busy {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
@@ -236,6 +236,26 @@ impl Activity {
                 return;
             }
         }
+    }
+}
+
+/// A request under way, until dropped.
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    /// Under way as long as the body.
+    fn until_end(self, body: Body) -> Body {
+        body.map_frame(move |frame| {
+            let Self(_activity) = &self;
+            frame
+        })
+        .boxed_unsync()
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -256,4 +276,23 @@ pub(super) fn bind_unix(path: &Path) -> Result<UnixListener, Fault> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .map_err(|error| refuse(error.to_string()))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::StreamBody;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_not_idle_while_somebody_reads_it() {
+        let activity = Arc::new(Activity::default());
+        let nothing = futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
+        let body = activity.enter().until_end(StreamBody::new(nothing).boxed_unsync());
+        assert!(timeout(IDLE * 10, activity.idle(IDLE)).await.is_err());
+        drop(body);
+        assert!(timeout(IDLE * 3, activity.idle(IDLE)).await.is_ok());
+    }
 }

@@ -1,6 +1,7 @@
 //! The API over real sockets, with an agent that is whole and a server in the same process.
 
 mod host;
+mod limits;
 mod server;
 
 use std::time::Duration;

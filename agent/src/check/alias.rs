@@ -50,7 +50,7 @@ pub(super) async fn follow_remote(definition: Arc<CheckDefinition>, registry: Re
     let Probe::Alias { node: Some(node), service } = &definition.probe else { return };
     let Some(core) = core else {
         registry.set_status(&definition.id, Status::Critical, "this agent does not follow other nodes");
-        return;
+        return std::future::pending().await;
     };
     let topic = Topic::Node(node.clone());
     let mut seen = None;

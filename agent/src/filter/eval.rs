@@ -32,6 +32,7 @@ fn follow(one: &Match, path: &[String], at: &Value) -> bool {
 fn missing(one: &Match) -> bool {
     let found = match &one.test {
         Test::Empty => true,
+        Test::Equal(Operand { typed: Typed::Text, text, .. }) => text.is_empty() && !one.in_map,
         Test::Equal(Operand { typed, .. }) => *typed == Typed::Bool(false) || *typed == Typed::Number(0.0),
         Test::Contains(_) | Test::Matches(_) => false,
     };

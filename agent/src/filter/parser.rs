@@ -22,6 +22,8 @@ pub(super) struct Match {
     pub(super) test: Test,
     /// `!=`, `not in`, `not contains`, `is not empty`, `not matches`.
     pub(super) negated: bool,
+    /// The path leads through the keys of a map, which may not be there; fields always are.
+    pub(super) in_map: bool,
 }
 
 #[derive(Debug)]
@@ -139,13 +141,13 @@ impl Parser<'_> {
         if self.keyword("in") {
             let column = self.column();
             let path = self.selector()?;
-            return Ok(Match { path, column, test: Test::Contains(value), negated });
+            return Ok(Match { path, column, test: Test::Contains(value), negated, in_map: false });
         }
         self.at = start;
         let column = self.column();
         let path = self.selector()?;
         let (test, negated) = self.operator()?;
-        Ok(Match { path, column, test, negated })
+        Ok(Match { path, column, test, negated, in_map: false })
     }
 
     fn operator(&mut self) -> Result<(Test, bool), FilterError> {

@@ -17,9 +17,10 @@ pub(super) fn check(expression: &mut Expression, schema: &Value) -> Result<(), F
 }
 
 fn check_match(one: &mut Match, schema: &Value) -> Result<(), FilterError> {
-    let target = lead(&one.path, schema).ok_or_else(|| {
+    let (target, in_map) = lead(&one.path, schema).ok_or_else(|| {
         FilterError::new(one.column, format!("Selector {:?} is not valid", one.path.join(".")))
     })?;
+    one.in_map = in_map;
     let unfit = |operator: &str| {
         let selector = one.path.join(".");
         FilterError::new(one.column, format!("{operator} cannot be applied to selector {selector:?}"))
@@ -51,15 +52,18 @@ fn check_match(one: &mut Match, schema: &Value) -> Result<(), FilterError> {
     Ok(())
 }
 
-/// Where a path ends in the schema. Going through a list leads to its elements.
-fn lead<'a>(path: &[String], schema: &'a Value) -> Option<&'a Value> {
-    path.iter().try_fold(schema, |at, step| {
+/// Where a path ends in the schema, and whether it leads through a map. Going through a list leads to its elements.
+fn lead<'a>(path: &[String], schema: &'a Value) -> Option<(&'a Value, bool)> {
+    path.iter().try_fold((schema, false), |(at, in_map), step| {
         let at = match at {
             Value::Array(elements) => elements.first()?,
             other => other,
         };
         let fields = at.as_object()?;
-        fields.get(step).filter(|_| step != "*").or_else(|| fields.get("*"))
+        match fields.get(step).filter(|_| step != "*") {
+            Some(field) => Some((field, in_map)),
+            None => fields.get("*").map(|any| (any, true)),
+        }
     })
 }
 

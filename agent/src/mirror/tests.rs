@@ -141,6 +141,25 @@ async fn the_number_of_warm_topics_is_bounded_and_names_without_instances_go_fir
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_servers_nothing_that_is_known_is_forgotten() {
+    let (mirror, session) = mirror(Phase::Connected);
+    for n in 0..WARM_TOPICS {
+        drop(mirror.follow(&topic(n)).unwrap());
+        mirror.absorb(delta(topic(n), 1, true, &[("a", 1)]));
+    }
+    session.send_modify(|session| session.phase = Phase::Offline);
+    tokio::time::advance(WARM * 2).await;
+    mirror.forget_cold();
+    assert!(mirror.contents(&topic(0)).await.is_ok(), "nobody could tell it again");
+    assert!(mirror.contents(&topic(WARM_TOPICS)).await.is_err());
+    assert_eq!(mirror.counts().0, WARM_TOPICS, "what cannot become known takes nobody's place");
+    session.send_modify(|session| session.phase = Phase::Connected);
+    tokio::time::advance(WARM).await;
+    mirror.forget_cold();
+    assert_eq!(mirror.counts().0, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn topics_that_are_waited_for_are_never_dropped() {
     let (mirror, _session) = mirror(Phase::Connected);
     let waiters: Vec<_> = (0..WARM_TOPICS).map(|n| mirror.follow(&topic(n)).unwrap()).collect();

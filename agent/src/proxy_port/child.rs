@@ -8,6 +8,9 @@ use tracing::{info, warn};
 
 use super::Spawn;
 
+/// What the agent was given and its proxy shall not have: a secret, and the place to say that the agent is up.
+const HIDDEN_VARIABLES: [&str; 2] = ["PURLIN_JOIN_TOKEN", "NOTIFY_SOCKET"];
+
 /// At most one process at a time.
 #[derive(Debug, Default)]
 pub(super) struct Child(Option<tokio::process::Child>);
@@ -27,7 +30,11 @@ impl Child {
                 Err(error) => warn!("the proxy's end cannot be told: {error}"),
             }
         }
-        let child = Command::new(&spawn.exe)
+        let mut command = Command::new(&spawn.exe);
+        for variable in HIDDEN_VARIABLES {
+            command.env_remove(variable);
+        }
+        let child = command
             .arg("proxy")
             .arg("--runtime-dir")
             .arg(runtime_dir)

@@ -39,7 +39,9 @@ impl Marks {
         if mark.kind.is_empty() {
             mark.kind = kind;
             let longest = ttl(definition).map(|ttl| Instant::now() + ttl);
-            mark.deadline = mark.deadline.and_then(|left| longest.map(|longest| left.min(longest)));
+            // One that was of another kind has no deadline of its own: it is given the time to report once.
+            let from = mark.deadline.or(longest.filter(|_| mark.status != Status::Critical));
+            mark.deadline = from.and_then(|left| longest.map(|longest| left.min(longest)));
         } else if mark.kind != kind {
             *mark = fresh();
         }

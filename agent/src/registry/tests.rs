@@ -450,6 +450,49 @@ async fn a_ttl_that_ran_out_while_nobody_watched_expires_at_once() {
 }
 
 #[tokio::test]
+async fn each_sign_of_life_is_saved_though_it_says_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry");
+    let now = Arc::new(std::sync::atomic::AtomicU64::new(1_000));
+    let at = || {
+        let now = now.clone();
+        let clock = Clock::new(move || Millis(now.load(std::sync::atomic::Ordering::Relaxed)));
+        let node = NodeName::new("n1").unwrap();
+        Registry::open(Options { node, file: Some(path.clone()), checks: CheckOptions::default(), clock })
+            .unwrap()
+    };
+    let registry = at();
+    registry.register_check(ttl("c"), Origin::Api).await.unwrap();
+    for beat in [1_000, 20_000] {
+        now.store(beat, std::sync::atomic::Ordering::Relaxed);
+        registry.report(&check_id("c"), Status::Passing, "").unwrap();
+        tokio::time::timeout(Duration::from_secs(5), registry.unsaved()).await.unwrap();
+        registry.save().await.unwrap();
+    }
+    now.store(40_000, std::sync::atomic::Ordering::Relaxed);
+    let killed = at();
+    killed.expire(Instant::now());
+    assert_eq!(status(&killed, "c"), Some(Status::Passing), "20 s after its last sign of life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_became_one_with_a_ttl_while_nobody_watched_expires_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry");
+    let registry = open(Some(&path), CheckOptions::default());
+    let tcp = check("c", Probe::Tcp { address: "h:1".into(), tls: None });
+    registry.set_files(vec![], vec![tcp]).await.unwrap();
+    registry.set_status(&check_id("c"), Status::Passing, "");
+    registry.save().await.unwrap();
+    let again = open(Some(&path), CheckOptions::default());
+    again.set_files(vec![], vec![ttl("c")]).await.unwrap();
+    assert_eq!(status(&again, "c"), Some(Status::Passing));
+    tokio::time::advance(Duration::from_secs(31)).await;
+    again.expire(Instant::now());
+    assert_eq!(status(&again, "c"), Some(Status::Critical));
+}
+
+#[tokio::test]
 async fn a_change_that_cannot_be_saved_is_refused() {
     let registry = open(Some(Path::new("/nonexistent/dir/registry")), CheckOptions::default());
     refused(

@@ -77,6 +77,25 @@ fn record(address: &str) -> Record {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_breaks_as_soon_as_it_is_open_is_tried_for_less_and_less_often() {
+    let host = Host::start();
+    let start = Instant::now();
+    for _ in 0..10 {
+        host.phase(Phase::Connected).await;
+        host.server.connector.cut();
+        host.phase(Phase::Offline).await;
+    }
+    assert!(start.elapsed() > Duration::from_secs(5), "{:?}", start.elapsed());
+    host.phase(Phase::Connected).await;
+    tokio::time::sleep(MINUTE).await;
+    let steady = Instant::now();
+    host.server.connector.cut();
+    host.phase(Phase::Offline).await;
+    host.phase(Phase::Connected).await;
+    assert!(steady.elapsed() < Duration::from_secs(1), "one that held is tried for at once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_missed_while_away_comes_with_the_next_session() {
     let host = Host::start();
     host.server.set(Topic::Servers, "a", record("10.0.0.1:8300"));

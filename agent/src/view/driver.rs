@@ -60,7 +60,8 @@ impl Driver {
         let (wanted, too_many) = wanted_topics(&self.own.name, &self.registry.local());
         if too_many {
             warn!(
-                "the services of this host need more topics than one session may follow: some upstreams stay pending"
+                "the services of this host need more topics than one session may follow: some upstreams stay pending, some \
+                 services are not found here without servers"
             );
         }
         self.mirror.pin(&wanted);

@@ -421,8 +421,13 @@ fn native_and_unmeshed_instances_are_none_of_the_proxy() {
 }
 
 #[test]
-fn what_is_followed_for_good_is_what_the_view_needs() {
-    let host = Host::new().runs(web());
+fn what_is_followed_for_good_is_what_this_host_cannot_do_without() {
+    let mut native = instance("native", "native", 80);
+    native.native = true;
+    native.mesh = None;
+    let mut plain = instance("plain", "plain", 80);
+    plain.mesh = None;
+    let host = Host::new().runs(web()).runs(native).runs(plain);
     let (topics, too_many) = wanted_topics(&host.node.name, &host.local);
     assert!(!too_many);
     for topic in [
@@ -430,15 +435,20 @@ fn what_is_followed_for_good_is_what_the_view_needs() {
         Topic::Servers,
         Topic::Node(host.node.name.clone()),
         Topic::Service(key("api")),
+        Topic::Service(key("web")),
+        Topic::Service(key("plain")),
+        Topic::Service(key("native")),
+        Topic::Config(ConfigKind::ServiceIntentions, Some("native".into())),
         Topic::Config(ConfigKind::ProxyDefaults, Some("global".into())),
         Topic::Config(ConfigKind::ServiceDefaults, Some("api".into())),
         Topic::Config(ConfigKind::ServiceDefaults, Some("web".into())),
         Topic::Config(ConfigKind::ServiceIntentions, Some("web".into())),
+        Topic::Config(ConfigKind::ServiceIntentions, Some("api".into())),
         Topic::Config(ConfigKind::ServiceIntentions, Some("*".into())),
     ] {
         assert!(topics.contains(&topic), "{topic}");
     }
-    assert_eq!(topics.len(), 9);
+    assert_eq!(topics.len(), 14);
 }
 
 #[test]

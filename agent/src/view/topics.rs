@@ -29,6 +29,8 @@ pub fn wanted_topics(node: &NodeName, local: &LocalState) -> (BTreeSet<Topic>, b
         for upstream in instance.mesh.iter().flat_map(|mesh| &mesh.upstreams) {
             let service = upstream.key();
             add.push(config(ConfigKind::ServiceDefaults, service.name.as_str()));
+            // Not for the proxy: whoever asks on this host whether it may call gets the verdict without a server, too.
+            add.push(config(ConfigKind::ServiceIntentions, service.name.as_str()));
             add.push(Topic::Service(service));
         }
         add.retain(|topic| !topics.contains(topic));
@@ -36,6 +38,17 @@ pub fn wanted_topics(node: &NodeName, local: &LocalState) -> (BTreeSet<Topic>, b
             return (topics, true);
         }
         topics.extend(add);
+    }
+    // What runs here is found here, by DNS and the API, after a start without servers too; one that does the mesh's TLS
+    // itself asks for verdicts. What the proxy needs goes first.
+    for instance in local.services.values().map(|service| &service.instance) {
+        let policy = instance.native.then(|| config(ConfigKind::ServiceIntentions, instance.name.as_str()));
+        for topic in policy.into_iter().chain([Topic::Service(instance.key())]) {
+            if topics.len() >= MOST && !topics.contains(&topic) {
+                return (topics, true);
+            }
+            topics.insert(topic);
+        }
     }
     (topics, false)
 }

@@ -108,7 +108,7 @@ impl Keeper {
                 () = self.stop.cancelled() => return,
                 open = changed_since(&mut local, definitions) => if !open { return },
                 () = rounds.next() => self.try_sooner(),
-                _ = session.changed() => self.try_sooner(),
+                _ = session.changed() => self.try_now_if_connected(),
                 Some(signing) = signings.next() => self.finish(signing).await,
                 () = sleep_until(self.next_look()) => {}
             }
@@ -151,6 +151,14 @@ impl Keeper {
     fn try_sooner(&self) {
         for slot in self.workloads.lock().values_mut() {
             slot.schedule = slot.schedule.sooner();
+        }
+    }
+
+    fn try_now_if_connected(&self) {
+        if self.uplink.session().borrow().is_connected() {
+            for slot in self.workloads.lock().values_mut() {
+                slot.schedule = slot.schedule.at_last(fastrand::f64());
+            }
         }
     }
 
@@ -228,7 +236,10 @@ impl Keeper {
         slot.busy = false;
         let left = slot.leaf.borrow().as_ref().map(|leaf| leaf.credential.not_after.since(now));
         slot.schedule = slot.schedule.retry(left, fastrand::f64());
-        let is_new = slot.failure.as_ref() != Some(&fault.text);
+        // The first certificate may be asked for while the servers still hear of the service: that is no news.
+        let tries = slot.schedule.failures();
+        let other = slot.failure.as_ref() != Some(&fault.text);
+        let is_new = if left.is_some() { other } else { tries == 2 || (other && tries > 2) };
         slot.failure = Some(fault.text.clone());
         drop(slots);
         if is_new && self.uplink.session().borrow().is_connected() {

@@ -47,12 +47,25 @@ impl Schedule {
         Self { at: self.at.min(soon), ..self }
     }
 
+    /// A server can be reached again: whatever failed so far is tried now, and not by all at once.
+    pub(super) fn at_last(self, share: f64) -> Self {
+        match self.failures {
+            0 => self,
+            _ => Self { at: self.at.min(Instant::now() + FIRST_RETRY.mul_f64(share)), ..self },
+        }
+    }
+
     pub(super) fn is_due(&self, now: Instant, wall: Millis) -> bool {
         self.at <= now || self.at_wall.is_some_and(|due| due <= wall)
     }
 
     pub(super) fn at(&self) -> Instant {
         self.at
+    }
+
+    /// Tries in a row that failed.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
     }
 }
 
@@ -108,6 +121,18 @@ mod tests {
         assert!(failed.sooner().is_due(Instant::now(), Millis(0)));
         let again = failed.retry(None, 1.0);
         assert!(!again.sooner().is_due(Instant::now(), Millis(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_outage_a_server_that_is_back_is_asked_at_once() {
+        let mut schedule = Schedule::now();
+        for _ in 0..1_000 {
+            schedule = schedule.retry(None, 1.0);
+        }
+        assert!(!schedule.sooner().is_due(Instant::now(), Millis(0)));
+        assert!(schedule.at_last(0.0).is_due(Instant::now(), Millis(0)));
+        let untouched = Schedule::renewal(Millis(0), Duration::from_secs(10), Millis(0), 0.0);
+        assert_eq!(untouched.at_last(0.0), untouched, "what has not failed has its time");
     }
 
     #[test]
