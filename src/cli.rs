@@ -137,12 +137,25 @@ fn report(error: &anyhow::Error, code: u8) -> ExitCode {
     let code = if error.downcast_ref::<crate::run::Usage>().is_some() { 2 } else { code };
     let lines = match error.downcast_ref::<ConfigErrors>() {
         Some(ConfigErrors(lines)) => lines.clone(),
-        None => vec![format!("{error:#}")],
+        None => vec![told(error)],
     };
     for line in lines {
         eprintln!("purlin: {}", line.replace('\n', "; "));
     }
     ExitCode::from(code)
+}
+
+/// An error and its causes, each said once: some say themselves what caused them.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {

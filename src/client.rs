@@ -21,6 +21,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Longer than an agent waits for a leader.
 const ANSWER: Duration = Duration::from_secs(60);
 const BODY_BYTES: usize = 256 * 1024 * 1024;
+/// Header of Purlin's own on what is registered.
+const SYNC: &str = "x-purlin-sync";
 const HOW: &str = "is it running? set --http-addr or PURLIN_HTTP_ADDR";
 
 /// Where an agent's API is.
@@ -143,6 +145,8 @@ fn encode(text: &str, out: &mut String) {
 pub struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
+    /// Whether the catalog has what was registered: `synced`, or why not.
+    sync: Option<String>,
 }
 
 impl Answer {
@@ -192,6 +196,17 @@ impl Client {
         self.json(&path, answer)
     }
 
+    /// As `put`, for what is to be in the catalog; why it is not there yet, if it is not.
+    pub async fn put_in_catalog(
+        &self,
+        path: Path,
+        body: Option<&Value>,
+    ) -> Result<Option<String>, ClientError> {
+        let mut answer = self.call(Method::PUT, &path, body).await?;
+        let sync = answer.sync.take().filter(|state| state != "synced");
+        self.json(&path, answer).map(|_| sync)
+    }
+
     pub async fn delete(&self, path: Path) -> Result<Value, ClientError> {
         let answer = self.call(Method::DELETE, &path, None).await?;
         self.json(&path, answer)
@@ -226,9 +241,10 @@ impl Client {
         let exchange = async {
             let response = self.send(method, path, body).await?;
             let status = response.status();
+            let sync = response.headers().get(SYNC).and_then(|value| value.to_str().ok()).map(str::to_owned);
             let body = Limited::new(response.into_body(), BODY_BYTES).collect().await;
             let body = body.map_err(|error| self.broken(error))?.to_bytes();
-            Ok(Answer { status, body })
+            Ok(Answer { status, body, sync })
         };
         let silent = |_| ClientError::Silent { address: self.address.clone() };
         timeout(ANSWER, exchange).await.map_err(silent)?
@@ -246,7 +262,7 @@ impl Client {
         let mut body = response.into_body();
         if !status.is_success() {
             let whole = Limited::new(body, BODY_BYTES).collect().await.map_err(|error| self.broken(error))?;
-            let answer = Answer { status, body: whole.to_bytes() };
+            let answer = Answer { status, body: whole.to_bytes(), sync: None };
             return Err(ClientError::Refused { status, text: answer.text() }.into());
         }
         while let Some(frame) = body.frame().await {

@@ -9,7 +9,7 @@ use purlin_agent::api::{LogRequest, LogTap};
 use purlin_agent::config::LogFilter;
 use tokio::sync::mpsc;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,6 +18,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 /// Lines that one follower may fall behind before it misses some.
 const FOLLOWER_LINES: usize = 1024;
 const FOLLOWERS: usize = 16;
+const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
+/// Of a filter.
+const FILTER_BYTES: usize = 4096;
 
 type Set = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
@@ -26,6 +29,7 @@ type Set = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 pub struct Logs {
     set: Set,
     followers: Followers,
+    gates: Gates,
 }
 
 impl std::fmt::Debug for Logs {
@@ -42,6 +46,16 @@ struct Follower {
     level: Level,
     json: bool,
     lines: mpsc::Sender<String>,
+}
+
+/// Lets through to followers of each form what any of them wants. Shut, it spares the whole process the question: what
+/// libraries tell of every frame is then dropped where it is said.
+#[derive(Clone)]
+struct Gates {
+    text: reload::Handle<LevelFilter, Registry>,
+    json: reload::Handle<LevelFilter, Registry>,
+    /// One sets them at a time, so that the last one to look is the last one to set.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Formatted lines of one form, on their way to those who follow in that form.
@@ -64,7 +78,7 @@ impl Followers {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add(&self, request: &LogRequest) -> Result<mpsc::Receiver<String>, String> {
+    fn add(&self, request: &LogRequest) -> Result<(mpsc::Sender<String>, mpsc::Receiver<String>), String> {
         let level = Level::from_str(&request.level).map_err(|_| {
             format!("unknown log level {:?}: trace, debug, info, warn or error", request.level)
         })?;
@@ -74,13 +88,28 @@ impl Followers {
             if all.len() >= FOLLOWERS {
                 return Err(format!("{FOLLOWERS} others follow the logs already"));
             }
-            all.push(Follower { level, json: request.json, lines });
-            Ok(receiver)
+            all.push(Follower { level, json: request.json, lines: lines.clone() });
+            Ok((lines, receiver))
         })
     }
 
-    fn wants(&self, metadata: &Metadata<'_>, json: bool) -> bool {
-        self.with(|all| all.iter().any(|one| one.json == json && *metadata.level() <= one.level))
+    /// The most that anybody wants to hear in that form.
+    fn wanted(&self, json: bool) -> LevelFilter {
+        self.with(|all| {
+            all.retain(|one| !one.lines.is_closed());
+            let levels = all.iter().filter(|one| one.json == json).map(|one| one.level);
+            levels.max().map_or(LevelFilter::OFF, LevelFilter::from_level)
+        })
+    }
+}
+
+impl Gates {
+    fn set(&self, followers: &Followers) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for (gate, json) in [(&self.text, false), (&self.json, true)] {
+            // It fails only when there are no logs any more.
+            let _ = gate.reload(followers.wanted(json));
+        }
     }
 }
 
@@ -122,7 +151,7 @@ impl Drop for Line {
 
 /// Parses a filter such as `info` or `info,purlin_agent=debug`; Consul's upper-case levels and `err` are taken, too.
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    let filter = filter.trim().to_ascii_lowercase();
+    let filter: String = filter.to_ascii_lowercase().split(',').map(str::trim).collect::<Vec<_>>().join(",");
     let level = match filter.as_str() {
         "err" => "error",
         "warning" => "warn",
@@ -131,9 +160,21 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
     if level.is_empty() {
         return Err("write a level (trace, debug, info, warn, error, off) or levels by module".into());
     }
+    if level.len() > FILTER_BYTES {
+        return Err(format!("a log filter may have {FILTER_BYTES} bytes, not {}", level.len()));
+    }
+    // A misspelt level would count as the name of a module, and all others would fall silent.
+    let is_unknown = |one: &&str| !one.contains(['=', '[']) && !LEVELS.contains(&one.trim());
+    if let Some(unknown) = level.split(',').find(is_unknown) {
+        return Err(format!(
+            "{unknown:?} is not a log level; write trace, debug, info, warn, error or off, or levels by module: \
+             info,purlin_agent=debug"
+        ));
+    }
     // A bare level is about us; what libraries tell of their insides is for who asks for it by module.
     let ours = ["info", "debug", "trace"].contains(&level);
-    let directives = if ours { format!("{level},openraft=warn,sled=warn,quinn=warn") } else { level.to_owned() };
+    let directives =
+        if ours { format!("{level},openraft=warn,sled=warn,quinn=warn") } else { level.to_owned() };
     EnvFilter::try_new(directives).map_err(|error| {
         format!("{error}; write a level (trace, debug, info, warn, error, off) or levels by module: info,purlin_agent=debug")
     })
@@ -148,21 +189,20 @@ impl Logs {
         let printed = if json { writer.json().boxed() } else { writer.boxed() };
         let followers = Followers::default();
         let tap = |json| Tap { followers: followers.clone(), json };
-        let follow = |json| {
-            let followers = followers.clone();
-            dynamic_filter_fn(move |metadata, _| followers.wants(metadata, json))
-        };
+        let (follow_text, text) = reload::Layer::new(LevelFilter::OFF);
+        let (follow_json, json) = reload::Layer::new(LevelFilter::OFF);
         let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![
             printed.with_filter(filter).boxed(),
-            fmt::layer().with_ansi(false).with_writer(tap(false)).with_filter(follow(false)).boxed(),
-            fmt::layer().json().with_writer(tap(true)).with_filter(follow(true)).boxed(),
+            fmt::layer().with_ansi(false).with_writer(tap(false)).with_filter(follow_text).boxed(),
+            fmt::layer().json().with_writer(tap(true)).with_filter(follow_json).boxed(),
         ];
         tracing_subscriber::registry().with(layers).try_init().map_err(|error| error.to_string())?;
         let set = move |filter: &str| {
             let filter = parse(filter)?;
             handle.reload(filter).map_err(|error| error.to_string())
         };
-        Ok(Self { set: Arc::new(set), followers })
+        let gates = Gates { text, json, turn: Arc::default() };
+        Ok(Self { set: Arc::new(set), followers, gates })
     }
 
     pub fn set(&self, filter: &str) -> Result<(), String> {
@@ -181,7 +221,53 @@ impl Logs {
 
     /// For `agent/monitor`.
     pub fn tap(&self) -> LogTap {
-        let followers = self.followers.clone();
-        LogTap(Arc::new(move |request: &LogRequest| followers.add(request)))
+        let logs = self.clone();
+        LogTap(Arc::new(move |request: &LogRequest| {
+            let (lines, receiver) = logs.followers.add(request)?;
+            logs.gates.set(&logs.followers);
+            let logs = logs.clone();
+            tokio::spawn(async move {
+                lines.closed().await;
+                logs.gates.set(&logs.followers);
+            });
+            Ok(receiver)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_wants_to_hear_is_dropped_where_it_is_said() {
+        let logs = Logs::start("info", true).unwrap();
+        assert_eq!(LevelFilter::current(), LevelFilter::INFO);
+        let request = |json| LogRequest { level: "debug".into(), json };
+        let mut lines = (logs.tap().0)(&request(false)).unwrap();
+        let mut others = (logs.tap().0)(&request(true)).unwrap();
+        assert_eq!(LevelFilter::current(), LevelFilter::DEBUG);
+        tracing::debug!("for those who follow");
+        assert!(lines.recv().await.unwrap().contains("DEBUG"));
+        assert!(others.recv().await.unwrap().starts_with('{'));
+        drop((lines, others));
+        while LevelFilter::current() != LevelFilter::INFO {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn levels_and_levels_by_module_are_taken() {
+        for filter in ["info", "WARN", "err", "off", "info,purlin_agent=debug", "warn, purlin_proxy=trace"] {
+            assert!(parse(filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_silences_nothing() {
+        for filter in ["dbug", "info,purlin_agent", "", "5", "info,,warn", "purlin=loud"] {
+            assert!(parse(filter).is_err(), "{filter}");
+        }
+        assert!(parse(&"a=info,".repeat(1_000)).is_err());
     }
 }

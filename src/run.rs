@@ -225,7 +225,10 @@ impl Starting {
                 let exe = std::env::current_exe()
                     .context("cannot tell where this program is, to start the proxy")?;
                 let workers = self.config().proxy.workers.map(|workers| format!("--workers={workers}"));
-                Some(Spawn { exe, args: workers.into_iter().collect() })
+                let log = &self.config().log;
+                let json = log.json.then(|| "--log-json".to_owned());
+                let level = format!("--log-level={}", log.filter);
+                Some(Spawn { exe, args: workers.into_iter().chain(json).chain([level]).collect() })
             }
         };
         Ok(ProxyPort::Socket { runtime_dir, spawn })

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
@@ -85,7 +85,8 @@ fn prepare_directory(path: &Path) -> Result<(), SocketError> {
 fn lock(runtime_dir: &Path) -> Result<File, SocketError> {
     let path = runtime_dir.join("proxy.lock");
     let fail = |source| SocketError::Directory { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(fail)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(SocketError::Taken { path: runtime_dir.to_owned() }),

@@ -44,6 +44,10 @@ pub(super) fn rewrite(root: &Command, arguments: impl IntoIterator<Item = OsStri
                 value_follows = value.is_none() && arg.get_action().takes_values() && !is_optional(arg);
                 out.push(format!("--{}", text.trim_start_matches('-')).into());
             }
+            // The parser makes this one itself, so it is not among the arguments yet.
+            None if name == "version" && value.is_none() && std::ptr::eq(level, root) => {
+                out.push("--version".into());
+            }
             None => out.push(word),
         }
     }
@@ -97,6 +101,7 @@ mod tests {
         for (typed, meant) in [
             ("purlin intention create -deny web api", "purlin intention create --deny web api"),
             ("purlin version -format=json", "purlin version --format=json"),
+            ("purlin -version", "purlin --version"),
             ("purlin members -http-addr=10.0.0.1:8500", "purlin members --http-addr=10.0.0.1:8500"),
             (
                 "purlin members -http-addr 10.0.0.1:8500 -detailed",

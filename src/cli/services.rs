@@ -81,8 +81,9 @@ async fn register(session: &mut Session, args: &RegisterArgs) -> anyhow::Result<
         let path = Path::new(&["agent", "service", "register"]);
         let path =
             if args.replace_existing_checks { path.with("replace-existing-checks", "true") } else { path };
-        session.client.put(path, Some(&body)).await?;
+        let missing = session.client.put_in_catalog(path, Some(&body)).await?;
         session.screen.line(&format!("Registered service: {name}"))?;
+        warn(&name, missing.as_deref());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -104,8 +105,24 @@ async fn deregister(session: &mut Session, args: &DeregisterArgs) -> anyhow::Res
         ids.extend(parse_services(file)?.into_iter().map(|(_, service)| service.instance.id.to_string()));
     }
     for id in ids {
-        session.client.put(Path::new(&["agent", "service", "deregister", &id]), None).await?;
+        let path = Path::new(&["agent", "service", "deregister", &id]);
+        let missing = session.client.put_in_catalog(path, None).await?;
         session.screen.line(&format!("Deregistered service: {id}"))?;
+        warn(&id, missing.as_deref());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The agent has taken it, and yet the mesh does not know.
+fn warn(service: &str, missing: Option<&str>) {
+    let Some(state) = missing else { return };
+    let why = match state.split_once(": ") {
+        Some(("refused", why)) => format!("a server refused a part of what this host registers: {why}"),
+        Some(("shadowed", why)) => format!("it is not in force: {why}"),
+        _ if state == "offline" => {
+            "the catalog does not know yet, because no server can be reached; the agent keeps trying".into()
+        }
+        _ => "the catalog does not know yet; the agent keeps trying".into(),
+    };
+    eprintln!("purlin: warning: {service}: {why}");
 }

@@ -69,6 +69,13 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[test]
+fn an_error_says_each_cause_once() {
+    let full = || anyhow::anyhow!("the disk is full");
+    assert_eq!(super::told(&full().context("cannot start")), "cannot start: the disk is full");
+    assert_eq!(super::told(&full().context("cannot start: the disk is full")), "cannot start: the disk is full");
+}
+
+#[test]
 fn the_tree_of_commands_is_sound() {
     Cli::command().debug_assert();
 }

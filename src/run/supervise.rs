@@ -43,16 +43,18 @@ async fn listen(running: &mut Running, options: &RunOptions) -> anyhow::Result<E
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut filter = options.config.log.filter.clone();
     loop {
         tokio::select! {
             Some(()) = hangup.recv() => {
-                if let Err(why) = reload(running, options).await {
+                if let Err(why) = reload(running, options, &mut filter).await {
+                    let why = why.replace('\n', "; ");
                     warn!("reload refused, the old configuration stays in force: {why}");
                 }
             }
             Some(trigger) = running.triggers.recv() => match trigger {
                 Trigger::Reload(answer) => {
-                    let done = reload(running, options).await;
+                    let done = reload(running, options, &mut filter).await;
                     let _ = answer.send(done);
                 }
                 Trigger::Leave(answer) => {
@@ -77,8 +79,9 @@ async fn dead(server: Option<&purlin_server::ServerHandle>) -> String {
     }
 }
 
-/// Reads the configuration again and puts in force what may change while the host runs.
-async fn reload(running: &Running, options: &RunOptions) -> Result<(), String> {
+/// Reads the configuration again and puts in force what may change while the host runs. `filter` is what the files
+/// said of logs last: what somebody set by hand since stays unless they say something new.
+async fn reload(running: &Running, options: &RunOptions, filter: &mut String) -> Result<(), String> {
     let sources = options.sources.clone();
     let read =
         tokio::task::spawn_blocking(move || sources.load()).await.map_err(|error| error.to_string())?;
@@ -87,13 +90,18 @@ async fn reload(running: &Running, options: &RunOptions) -> Result<(), String> {
         warn!("{warning}");
     }
     let reload = Reload { services: config.services.clone(), node_checks: config.checks.clone() };
-    running.agent.reload(reload).await.map_err(|fault| fault.to_string())?;
-    if config.log.filter != options.config.log.filter {
+    let waiting = options.config.restart_needed(&config).join(", ");
+    running.agent.reload(reload).await.map_err(|fault| match waiting.as_str() {
+        "" => fault.to_string(),
+        // Perhaps it would be right with them in force.
+        keys => format!("{fault}; restart to put {keys} in force first"),
+    })?;
+    if config.log.filter != *filter {
         running.agent.core().set_log_filter(&config.log.filter).map_err(|fault| fault.to_string())?;
+        filter.clone_from(&config.log.filter);
     }
-    let waiting = options.config.restart_needed(&config);
     if !waiting.is_empty() {
-        warn!(keys = %waiting.join(", "), "these changed too and need a restart");
+        warn!(keys = %waiting, "these changed too and need a restart");
     }
     info!("reloaded");
     Ok(())
