@@ -1,10 +1,35 @@
 //! The list of stories.
 
+mod api;
+mod certificates;
+mod checks;
+mod cli;
+mod config;
+mod demo;
+mod dns;
+mod intentions;
 mod join;
 mod ran;
+mod services;
+mod stability;
 mod traffic;
 mod walls;
 
 pub fn all() -> Vec<(&'static str, fn())> {
-    [join::STORIES, traffic::STORIES, walls::STORIES].concat()
+    [
+        certificates::STORIES,
+        checks::STORIES,
+        api::STORIES,
+        cli::STORIES,
+        config::STORIES,
+        demo::STORIES,
+        dns::STORIES,
+        intentions::STORIES,
+        join::STORIES,
+        services::STORIES,
+        stability::STORIES,
+        traffic::STORIES,
+        walls::STORIES,
+    ]
+    .concat()
 }

@@ -17,10 +17,11 @@ pub struct Agent {
     role: &'static str,
 }
 
+/// Its agents come first, because they tell what they logged before their disks go.
 pub struct Mesh {
-    pub lab: Lab,
     /// Index 0 is the server on host 1.
     pub agents: Vec<Agent>,
+    pub lab: Lab,
 }
 
 impl Mesh {
@@ -138,6 +139,22 @@ impl Agent {
 
     pub fn put(&self, path: &str, body: &str) -> Result<(u16, String), String> {
         self.host.curl(&["-X", "PUT", "-d", body, &format!("http://127.0.0.1:8500{path}")])
+    }
+
+    /// A figure of this host, added up over all its series that have these labels; 0 where there is none.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let url = "http://127.0.0.1:8500/v1/agent/metrics?format=prometheus";
+        let (status, text) = self.host.curl(&[url]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(status, 200, "{text}");
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let series = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+            let fits = found == name && wanted.iter().all(|label| labels.contains(label));
+            fits.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        series.sum()
     }
 
     /// Registers a service from a definition in JSON.

@@ -51,6 +51,30 @@ pub fn rest(mut stream: &TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The head of an HTTP/1.1 message, in lower case; what came before the connection ended, if it did.
+pub fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0; 1];
+    while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).to_ascii_lowercase()
+}
+
+/// The body of an HTTP/1.1 answer with a `Content-Length`; the connection can be used again.
+pub fn read_answer(stream: &mut TcpStream) -> Result<String, String> {
+    let head = read_head(stream);
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length =
+        length.and_then(|text| text.trim().parse().ok()).ok_or_else(|| format!("no length: {head}"))?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).map_err(|error| error.to_string())?;
+    if !head.starts_with("http/1.1 200") {
+        return Err(format!("{head}{}", String::from_utf8_lossy(&body)));
+    }
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
 /// An application whose code is part of the story. It ends, with its connections, when this is dropped.
 pub struct App {
     listener: TcpListener,
@@ -67,11 +91,17 @@ impl App {
         let (door, held) = (listener.try_clone().expect("a second handle"), open.clone());
         std::thread::spawn(move || {
             while let Ok((stream, _)) = door.accept() {
-                if let (Ok(copy), Ok(mut held)) = (stream.try_clone(), held.lock()) {
-                    held.push(copy);
-                }
+                let (Ok(copy), Ok(end), Ok(mut held)) = (stream.try_clone(), stream.try_clone(), held.lock())
+                else {
+                    return;
+                };
+                held.push(copy);
                 let serve = serve.clone();
-                std::thread::spawn(move || serve(stream));
+                std::thread::spawn(move || {
+                    serve(stream);
+                    // The copy that is held keeps the connection open otherwise.
+                    let _ = end.shutdown(Shutdown::Both);
+                });
             }
         });
         Self { listener, open }

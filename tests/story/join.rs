@@ -139,6 +139,7 @@ fn tokens_are_counted_and_listed() {
     has(&server.process.log(), &["purlin agent --join purlin-join-v1.", "purlin join-token create"]);
 
     let text = token(&server, &["--uses", "2", "--ttl", "30m"]);
+    assert_eq!(text.split_whitespace().count(), 1, "more than a token: {text}");
     let inside = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(text.strip_prefix("purlin-join-v1.").expect("a token").trim_end_matches('='))
         .unwrap_or_default();
@@ -196,14 +197,17 @@ fn a_token_comes_by_flag_file_or_environment() {
     let mut command = lab.host(3).command(crate::kit::mesh::PURLIN);
     command.args(["agent", "--config", "agent.toml"]).env("PURLIN_JOIN_TOKEN", &text);
     let mut by_environment = crate::kit::Process::start(lab.host(3), "agent", command);
-    until("h3 is there", LONG, || member(&server, "h3"));
+    until("h3 is there", LONG, || {
+        lab.host(3).curl(&["http://127.0.0.1:8500/v1/agent/self"])?;
+        member(&server, "h3")
+    });
     assert!(!by_environment.log().contains(&text), "the token is in the log");
     assert_eq!(by_environment.stop().code(), Some(0));
 
     // A flag wins over the environment, and both flags at once are wrong usage.
     let env = [("PURLIN_JOIN_TOKEN", "nonsense")];
     Ran::with(lab.host(3), &env, &["agent", "--config", "no-such-file.toml"]).fails(1, &["not a join token"]);
-    let typed = ["agent", "--config", "no-such-file.toml", "--join", &text];
+    let typed = ["agent", "--data-dir=x", "--config", "no-such-file.toml", "--join", &text];
     Ran::with(lab.host(3), &env, &typed).fails(1, &["no-such-file.toml"]);
     let typed = ["server", "--bootstrap", "--join", &text];
     Ran::purlin(lab.host(3), &typed).is_misused(&["--bootstrap", "--join", "cannot be used"]);
@@ -211,7 +215,7 @@ fn a_token_comes_by_flag_file_or_environment() {
 
 fn a_node_starts_from_its_data() {
     let mut mesh = Mesh::start(2, "");
-    let token = mesh.token();
+    let token = token(mesh.on(1), &["--uses", "7"]);
     for host in [2, 1] {
         mesh.on_mut(host).again();
         mesh.on(host).await_ready();
@@ -228,7 +232,7 @@ fn a_node_starts_from_its_data() {
         *mesh.on_mut(host) = agent;
     }
     mesh.await_members(2);
-    assert!(tokens(mesh.on(1)).iter().any(|one| one["Uses"] == 1 && one["UsesLeft"] == 1));
+    assert_eq!(listed(mesh.on(1), 7)["UsesLeft"], 7);
 
     // Neither flag, and nothing there: both are named.
     let host = mesh.lab.host(2);

@@ -10,7 +10,7 @@ use crate::kit::apps::{
 };
 use crate::kit::capture::capture;
 use crate::kit::mesh::{await_status, call};
-use crate::kit::net::{App, rest};
+use crate::kit::net::{App, read_head, rest};
 use crate::kit::wait::SOON;
 use crate::kit::{Host, Mesh, Process, until};
 
@@ -29,7 +29,7 @@ fn api_and_web(mesh: &Mesh, port: u16) {
     mesh.on(2).register(&client("web", &[("api", 9191)]));
 }
 
-fn http_app(host: &Host, port: u16) -> Process {
+pub fn http_app(host: &Host, port: u16) -> Process {
     let port = port.to_string();
     let app = host.spawn("http_app", &python(), &[&script("http_app.py"), &port]);
     await_open(host, &port);
@@ -67,6 +67,11 @@ fn http() {
     heads_and_connections(web);
     bodies_up(web);
     answers_are_not_held_back(web);
+    let out = web.run("curl", &["-sSfZ", "--parallel-max", "20", "http://127.0.0.1:9191/[1-300]"]);
+    assert_eq!(out.matches(r#""size": 0"#).count(), 300, "many at once");
+
+    mesh.on(2).purlin(&["intention", "create", "web", "*"]);
+    upgrades(&mesh, web);
 
     // nginx speaks HTTP/1.1 and HTTP/2 on ports of their own; each is sent what its client spoke.
     let page = format!(
@@ -76,7 +81,6 @@ fn http() {
     );
     let (_one, _two) = (nginx_with(far, "8081", &page), nginx_with(far, "8082 http2", &page));
     let sum = blob(far, "blob", 32);
-    mesh.on(2).purlin(&["intention", "create", "web", "*"]);
     mesh.on(3).register(&meshed("one", 8081));
     mesh.on(3).register(&meshed("two", 8082));
     mesh.on(2).register(&client("web", &[("api", 9191), ("one", 9192), ("two", 9193)]));
@@ -91,7 +95,6 @@ fn http() {
         assert_eq!(spoken, version);
         web.run("curl", &["-sSf", flag, "-o", "copy", &format!("{url}files/blob")]);
         assert_eq!(sha256(web, "copy"), sum, "a big body down, {version}");
-        many_at_once(web, flag, &url, version);
     }
 }
 
@@ -132,6 +135,33 @@ fn bodies_up(web: &Host) {
     assert_eq!(chunked["headers"].get("content-length"), None);
 }
 
+/// After an upgrade the bytes are the application's own, both ways.
+fn upgrades(mesh: &Mesh, web: &Host) {
+    let _talker = App::start(mesh.lab.host(3), "127.0.0.1:8083", |mut stream| {
+        if !read_head(&mut stream).contains("upgrade: story") {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
+        let _ = stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: story\r\n\r\n>");
+        let mut said = [0; 5];
+        let _ = stream.read_exact(&mut said);
+        said.reverse();
+        let _ = stream.write_all(&said);
+    });
+    mesh.on(3).register(&meshed("talker", 8083));
+    mesh.on(2).register(&client("web", &[("api", 9191), ("talker", 9194)]));
+    await_status(web, 9194, 200, SOON);
+    let mut line = web.dial("127.0.0.1:9194").expect("a connection");
+    line.write_all(
+        b"GET /chat HTTP/1.1\r\nHost: talker\r\nConnection: upgrade\r\nUpgrade: story\r\n\r\nhello",
+    )
+    .expect("written");
+    let got = rest(&line);
+    assert!(got.starts_with("HTTP/1.1 101"), "{got:?}");
+    assert!(got.ends_with("\r\n\r\n>olleh"), "{got:?}");
+}
+
 /// The first part of an answer is there before the application has any idea of the second.
 fn answers_are_not_held_back(web: &Host) {
     let mut stream =
@@ -143,12 +173,6 @@ fn answers_are_not_held_back(web: &Host) {
     told(web, &["http://127.0.0.1:9191/go"]);
     assert!(stream.wait(SOON).success());
     assert_eq!(stream.log(), "first\nlast\n");
-}
-
-fn many_at_once(web: &Host, flag: &str, url: &str, version: &str) {
-    let each = format!("{url}[1-200]");
-    let out = web.run("curl", &["-sSf", "-Z", "--parallel-max", "20", flag, &each]);
-    assert_eq!(out, version.repeat(200));
 }
 
 fn grpc() {

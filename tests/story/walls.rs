@@ -28,7 +28,11 @@ fn walls() {
     let body = await_status(&web, 9191, 200, SOON);
     assert_eq!(body.trim(), "hello from api");
 
-    let capture = web.spawn("capture", "tcpdump", &["-Z", "root", "-i", "eth0", "-U", "-A", "-s0", "tcp", "port", "20000"]);
+    let capture = web.spawn(
+        "capture",
+        "tcpdump",
+        &["-Z", "root", "-i", "eth0", "-U", "-A", "-s0", "tcp", "port", "20000"],
+    );
     until("the capture runs", SOON, || match capture.log().contains("listening on") {
         true => Ok(()),
         false => Err(capture.log()),
