@@ -1,173 +1,297 @@
-//! What goes on when servers, agents, proxies and whole hosts do not: traffic, names, verdicts.
+//! What goes on when servers, agents, proxies or whole hosts do not, and how it all comes back.
 
 use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::kit::apps::{client, meshed, nginx};
+use super::intentions::ping;
+use crate::kit::apps::{client, meshed, nginx, redis};
 use crate::kit::mesh::{await_status, call};
 use crate::kit::net::read_answer;
 use crate::kit::wait::{LONG, SOON};
-use crate::kit::{Agent, Host, Mesh, Process, until};
+use crate::kit::{Agent, Host, Mesh, until};
 
-pub const STORIES: &[(&str, fn())] =
-    &[("stability::without_a_server", without_a_server), ("stability::hosts_come_and_go", hosts_come_and_go)];
+pub const STORIES: &[(&str, fn())] = &[
+    ("stability::no_server", no_server),
+    ("stability::no_agent", no_agent),
+    ("stability::hosts_come_and_go", hosts_come_and_go),
+];
 
-/// Silence that fails a host, and what it takes for everybody to know, on a busy machine.
-const NOTICED: Duration = Duration::from_secs(10);
+/// Within five seconds by default, and then the word must get around.
+const NOTICED: Duration = Duration::from_secs(8);
 
-/// api on hosts 1 and 3, web on host 2, allowed.
-fn two_apis() -> (Mesh, [Process; 2]) {
+/// `api` and `cache` on host 3, allowed to `web` on host 2, nothing to `shop` there.
+fn start() -> Mesh {
     let mesh = Mesh::start(3, "");
-    let apps = [nginx(mesh.lab.host(1), 8080, "one"), nginx(mesh.lab.host(3), 8080, "three")];
+    mesh.on(3).register(&meshed("api", 8080));
+    mesh.on(3).register(&meshed("cache", 6379));
+    mesh.on(2).register(&client("web", &[("api", 9191), ("cache", 9001)]));
+    mesh.on(2).register(&client("shop", &[("api", 9192)]));
+    mesh.on(2).purlin(&["intention", "create", "web", "*"]);
+    mesh.on(2).await_healthy("api", 1);
+    mesh.on(2).await_healthy("web", 1);
+    mesh
+}
+
+fn dig(host: &Host, name: &str) -> Result<String, String> {
+    host.try_run("dig", &["@127.0.0.1", "-p", "8600", "+time=3", "+tries=1", "+short", name])
+}
+
+/// Traffic, discovery and decisions, as they must be on host 2 whatever else is gone.
+#[track_caller]
+fn all_is_well(agent: &Agent) {
+    let web = &agent.host;
+    assert_eq!(call(web, 9191), Ok((200, "hello\n".into())));
+    assert_eq!(call(web, 9192).map(|(status, _)| status), Ok(403));
+    discovery_is_well(agent);
+}
+
+#[track_caller]
+fn discovery_is_well(agent: &Agent) {
+    assert_eq!(dig(&agent.host, "api.service.mesh.internal"), Ok("10.77.0.3".into()));
+    let entries = agent.get("/v1/health/service/api?passing").expect("the instances of api");
+    assert_eq!(entries.as_array().map(Vec::len), Some(1), "{entries}");
+    assert_eq!(dig(&agent.host, "web.service.consul"), Ok("10.77.0.2".into()));
+    for (source, allowed) in [("web", true), ("shop", false)] {
+        let path = format!("/v1/connect/intentions/check?source={source}&destination=api");
+        assert_eq!(agent.get(&path).expect("a verdict")["Allowed"], allowed, "{source}");
+    }
+    let services = agent.get("/v1/agent/services").expect("this host's services");
+    assert!(services.get("web").is_some() && services.get("shop").is_some(), "{services}");
+}
+
+/// A request every few milliseconds, on one connection and on new ones, while `what` happens; none may fail.
+#[track_caller]
+fn undisturbed(web: &Host, what: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    let asked = AtomicU32::new(0);
+    let failure = std::thread::scope(|scope| {
+        let steady = scope.spawn(|| {
+            let mut kept = web.dial("127.0.0.1:9191").map_err(|error| error.to_string())?;
+            while !over.load(Ordering::Relaxed) {
+                ask(&mut kept).map_err(|error| format!("on the old connection: {error}"))?;
+                let mut fresh = web.dial("127.0.0.1:9191").map_err(|error| error.to_string())?;
+                ask(&mut fresh).map_err(|error| format!("on a new connection: {error}"))?;
+                asked.fetch_add(2, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok::<(), String>(())
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
+        over.store(true, Ordering::Relaxed);
+        let failure = steady.join().expect("the thread of requests");
+        if let Err(panic) = done {
+            std::panic::resume_unwind(panic);
+        }
+        failure
+    });
+    let asked = asked.into_inner();
+    assert_eq!(failure, Ok(()), "after {asked} requests");
+    assert!(asked > 10, "only {asked} requests");
+}
+
+fn ask(line: &mut TcpStream) -> Result<(), String> {
+    line.write_all(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n").map_err(|error| error.to_string())?;
+    match read_answer(line)? {
+        answer if answer == "hello\n" => Ok(()),
+        answer => Err(answer),
+    }
+}
+
+fn no_server() {
+    let mut mesh = start();
+    let (web, far) = (mesh.lab.host(2).clone(), mesh.lab.host(3).clone());
+    let (_nginx, _redis) = (nginx(&far, 8080, "hello"), redis(&far, 6379));
+    await_status(&web, 9191, 200, SOON);
+    await_status(&web, 9192, 403, SOON);
+    let mut old = until("redis answers", SOON, || {
+        let mut line = web.dial("127.0.0.1:9001").map_err(|error| error.to_string())?;
+        ping(&mut line).map(|()| line)
+    });
+
+    undisturbed(&web, || {
+        mesh.on_mut(1).process.kill();
+        mesh.lab.host(1).kill_all();
+        until("host 2 knows that its server is gone", SOON, || {
+            match mesh.on(2).metric("purlin_agent_session_connected", &[]) {
+                0.0 => Ok(()),
+                connected => Err(connected.to_string()),
+            }
+        });
+        all_is_well(mesh.on(2));
+    });
+    ping(&mut old).expect("a connection older than the server's end goes on");
+    // What is registered now is kept, and found when a server is there again.
+    mesh.on(3).register(&meshed("late", 8080));
+    let refusal = mesh.on(2).try_purlin(&["intention", "create", "shop", "api"]);
+    assert!(refusal.is_err(), "a write without a server");
+
+    undisturbed(&web, || {
+        mesh.on_mut(1).again();
+        mesh.on(1).await_ready();
+        mesh.await_members(3);
+        mesh.on(2).await_healthy("late", 1);
+    });
+    mesh.on(2).purlin(&["intention", "create", "shop", "api"]);
+    await_status(&web, 9192, 200, SOON);
+    mesh.on(2).purlin(&["intention", "delete", "shop", "api"]);
+    await_status(&web, 9192, 403, SOON);
+    all_is_well(mesh.on(2));
+}
+
+fn no_agent() {
+    let mut mesh = start();
+    let (web, far) = (mesh.lab.host(2).clone(), mesh.lab.host(3).clone());
+    let _nginx = nginx(&far, 8080, "hello");
+    await_status(&web, 9191, 200, SOON);
+    await_status(&web, 9192, 403, SOON);
+    // Views and certificates must be on disk before they can come from there.
+    until("host 2 has saved what it knows", SOON, || saved(&web));
+
+    mesh.on_mut(1).process.kill();
+    mesh.lab.host(1).kill_all();
+    let proxy = proxy_of(&web).expect("a proxy");
+    undisturbed(&web, || {
+        mesh.on_mut(2).process.kill();
+        assert!(mesh.on(2).get("/v1/agent/self").is_err(), "the agent is still there");
+        assert_eq!(proxy_of(&web).as_ref(), Some(&proxy), "the proxy went with its agent");
+        for _ in 0..20 {
+            assert_eq!(call(&web, 9191), Ok((200, "hello\n".into())));
+        }
+        // Back without a server: it finds the proxy, and all it knew.
+        mesh.on_mut(2).again();
+        until("the agent is back and has its proxy", LONG, || back(mesh.on(2)));
+        all_is_well(mesh.on(2));
+    });
+    assert_eq!(proxy_of(&web).as_ref(), Some(&proxy), "the proxy was started anew");
+
+    // Agent and proxy both gone, on both hosts of the conversation: keys and views come from disk.
+    for number in [2, 3] {
+        let host = mesh.lab.host(number).clone();
+        let proxy = proxy_of(&host).expect("a proxy");
+        mesh.on_mut(number).process.kill();
+        host.run("kill", &["-KILL", &proxy]);
+        mesh.on_mut(number).again();
+    }
+    for number in [2, 3] {
+        until("the agent is back and has a proxy", LONG, || back(mesh.on(number)));
+    }
+    await_status(&web, 9191, 200, SOON);
+    all_is_well(mesh.on(2));
+
+    mesh.on_mut(1).again();
+    mesh.await_members(3);
+    mesh.on(3).purlin(&["intention", "create", "shop", "api"]);
+    await_status(&web, 9192, 200, SOON);
+
+    // A proxy that dies on its own is replaced.
+    let proxy = proxy_of(&web).expect("a proxy");
+    web.run("kill", &["-KILL", &proxy]);
+    await_status(&web, 9191, 200, SOON);
+    assert_ne!(proxy_of(&web), Some(proxy));
+}
+
+fn back(agent: &Agent) -> Result<(), String> {
+    agent.get("/v1/agent/self")?;
+    match agent.metric("purlin_agent_proxy_connected", &[]) {
+        1.0 => Ok(()),
+        _ => Err("no proxy is connected".into()),
+    }
+}
+
+/// The process of the host's proxy.
+fn proxy_of(host: &Host) -> Option<String> {
+    host.pids().into_iter().find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.get(1).is_some_and(|word| *word == b"proxy")
+    })
+}
+
+/// Whether the newest view of this host is on its disk: nothing is written any more.
+fn saved(host: &Host) -> Result<(), String> {
+    let younger = host.try_run("find", &["data", "-type", "f", "-newermt", "-1 seconds"])?;
+    if younger.is_empty() { Ok(()) } else { Err(younger) }
+}
+
+fn hosts_come_and_go() {
+    let mut mesh = Mesh::start(3, "");
+    let web = mesh.lab.host(2).clone();
+    let _apps = [nginx(mesh.lab.host(1), 8080, "one"), nginx(mesh.lab.host(3), 8080, "three")];
     for host in [1, 3] {
         mesh.on(host).register(&meshed("api", 8080));
     }
     mesh.on(2).register(&client("web", &[("api", 9191)]));
     mesh.on(2).purlin(&["intention", "create", "web", "api"]);
     mesh.on(2).await_healthy("api", 2);
-    await_status(mesh.lab.host(2), 9191, 200, SOON);
-    (mesh, apps)
+    await_status(&web, 9191, 200, SOON);
+    both(mesh.on(2));
+
+    // Every process of the host stands still: nothing is closed, nothing answers.
+    signal_all(mesh.lab.host(3), "STOP");
+    gone(mesh.on(2));
+    signal_all(mesh.lab.host(3), "CONT");
+    both(mesh.on(2));
+
+    mesh.lab.link(3, false);
+    gone(mesh.on(2));
+    mesh.lab.link(3, true);
+    both(mesh.on(2));
+
+    mesh.on_mut(3).process.kill();
+    mesh.lab.host(3).kill_all();
+    gone(mesh.on(2));
+    mesh.on_mut(3).again();
+    let _nginx = nginx(mesh.lab.host(3), 8080, "three");
+    both(mesh.on(2));
 }
 
-/// Addresses that DNS gives for a service, in order.
-fn addresses(host: &Host, service: &str) -> Result<Vec<String>, String> {
-    let name = format!("{service}.service.mesh.internal");
-    let text = host.try_run("dig", &["@127.0.0.1", "-p", "8600", "+tries=1", "+time=5", "+short", &name])?;
-    let mut found: Vec<String> = text.lines().map(str::to_owned).collect();
-    found.sort_unstable();
+fn signal_all(host: &Host, signal: &str) {
+    let pids = host.pids();
+    let mut args = vec![format!("-{signal}")];
+    args.extend(pids);
+    host.run("kill", &args.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+fn addresses(agent: &Agent) -> Result<Vec<String>, String> {
+    let mut found: Vec<String> =
+        dig(&agent.host, "api.service.mesh.internal")?.lines().map(str::to_owned).collect();
+    found.sort();
     Ok(found)
 }
 
+/// Host 3 is no longer found, and nobody is sent there.
 #[track_caller]
-fn resolves(host: &Host, service: &str, wanted: &[&str], limit: Duration) {
-    until(&format!("{service} is at {wanted:?}"), limit, || match addresses(host, service)? {
-        found if found == wanted => Ok(()),
+fn gone(agent: &Agent) {
+    until("DNS forgets the host", NOTICED, || match addresses(agent)? {
+        found if found == ["10.77.0.1"] => Ok(()),
         found => Err(format!("{found:?}")),
     });
-}
-
-/// Traffic, names, verdicts and the API of the host of web.
-#[track_caller]
-fn all_goes_on(agent: &Agent) {
-    let host = &agent.host;
-    for _ in 0..10 {
-        assert_eq!(call(host, 9191).map(|(status, _)| status), Ok(200));
+    until("the API forgets its instance", Duration::from_secs(1), || {
+        let entries = agent.get("/v1/health/service/api?passing")?;
+        let nodes: Vec<_> =
+            entries.as_array().into_iter().flatten().map(|one| &one["Node"]["Node"]).collect();
+        if nodes == ["h1"] { Ok(()) } else { Err(entries.to_string()) }
+    });
+    for _ in 0..20 {
+        assert_eq!(call(&agent.host, 9191), Ok((200, "one\n".into())));
     }
-    resolves(host, "api", &["10.77.0.1", "10.77.0.3"], Duration::ZERO);
-    resolves(host, "web", &["10.77.0.2"], Duration::ZERO);
-    assert_eq!(agent.purlin(&["intention", "check", "web", "api"]), "Allowed");
-    assert!(agent.try_purlin(&["intention", "check", "other", "api"]).is_err());
-    for path in ["/v1/health/service/api?passing", "/v1/agent/services", "/v1/agent/connect/ca/roots"] {
-        let answer = agent.get(path).unwrap_or_else(|error| panic!("{error}"));
-        assert!(answer.to_string().len() > 10, "{path}: {answer}");
-    }
+    let members = agent.get("/v1/agent/members").expect("members");
+    let failed =
+        members.as_array().into_iter().flatten().any(|one| one["Name"] == "h3" && one["Status"] == 4);
+    assert!(failed, "{members}");
 }
 
-fn without_a_server() {
-    let (mut mesh, _apps) = two_apis();
-    // The server's host also runs an instance of api: its proxy and nginx go on, the server process is gone.
-    let web = mesh.lab.host(2).clone();
-    all_goes_on(mesh.on(2));
-    let mut kept = web.dial("127.0.0.1:9191").expect("a connection");
-    let ask = "GET / HTTP/1.1\r\nHost: api\r\n\r\n";
-    kept.write_all(ask.as_bytes()).expect("a request");
-    read_answer(&mut kept).expect("an answer");
-
-    mesh.on_mut(1).process.kill();
-    all_goes_on(mesh.on(2));
-    kept.write_all(ask.as_bytes()).expect("a request on the same connection");
-    read_answer(&mut kept).expect("an answer on the same connection");
-
-    // The agent dies: its proxy serves on. It comes back with what lies on its disk, and adopts the proxy.
-    mesh.on_mut(2).process.kill();
-    assert_eq!(call(&web, 9191).map(|(status, _)| status), Ok(200));
-    mesh.on_mut(2).again();
-    await_api(mesh.on(2));
-    all_goes_on(mesh.on(2));
-    kept.write_all(ask.as_bytes()).expect("a request on the old connection");
-    read_answer(&mut kept).expect("an answer on the old connection");
-
-    // All that is ours on the host dies: a new proxy gets the view from the disk, too.
-    mesh.on_mut(2).process.kill();
-    web.kill_all();
-    mesh.on_mut(2).again();
-    await_api(mesh.on(2));
-    await_status(&web, 9191, 200, SOON);
-    all_goes_on(mesh.on(2));
-
-    // What is registered meanwhile is kept, and known to all once the server is back.
-    mesh.on(2).register(&meshed("late", 81));
-    mesh.on_mut(1).again();
-    mesh.on(1).await_ready();
-    mesh.await_members(3);
-    mesh.on(3).await_healthy("late", 1);
-    mesh.on(2).purlin(&["intention", "create", "-deny", "-replace", "web", "api"]);
-    await_status(&web, 9191, 403, SOON);
-}
-
+/// Host 3 is found again, and has its share of the requests.
 #[track_caller]
-fn await_api(agent: &Agent) {
-    until("the agent's API answers", LONG, || agent.get("/v1/agent/self"));
-}
-
-/// Signals every process of a host.
-fn signal_all(host: &Host, signal: &str) {
-    let pids = host.pids();
-    let signal = format!("-{signal}");
-    let mut words = vec![signal.as_str()];
-    words.extend(pids.iter().map(String::as_str));
-    host.run("kill", &words);
-}
-
-fn hosts_come_and_go() {
-    let (mut mesh, _apps) = two_apis();
-    let web = mesh.lab.host(2).clone();
-    let alone = ["10.77.0.1"];
-    let both = ["10.77.0.1", "10.77.0.3"];
-    let only_one = || {
-        for _ in 0..6 {
-            assert_eq!(call(&web, 9191), Ok((200, "one\n".into())));
-        }
-    };
-
-    // Cut off, and back.
-    mesh.lab.link(3, false);
-    resolves(&web, "api", &alone, NOTICED);
-    only_one();
-    mesh.lab.link(3, true);
-    resolves(&web, "api", &both, LONG);
-
-    // Frozen, and thawed.
-    signal_all(mesh.lab.host(3), "STOP");
-    resolves(&web, "api", &alone, NOTICED);
-    only_one();
-    signal_all(mesh.lab.host(3), "CONT");
-    resolves(&web, "api", &both, LONG);
-
-    // A power cut: nothing says goodbye.
-    mesh.on_mut(3).process.kill();
-    mesh.lab.host(3).kill_all();
-    resolves(&web, "api", &alone, NOTICED);
-    only_one();
-    let health = mesh.on(2).get("/v1/health/node/h3").expect("its checks");
-    assert!(health.to_string().contains("critical"), "{health}");
-    let _api = nginx(mesh.lab.host(3), 8080, "three");
-    mesh.on_mut(3).again();
-    resolves(&web, "api", &both, LONG);
-    until("host 3 is called again", LONG, || match call(&web, 9191)? {
+fn both(agent: &Agent) {
+    until("DNS finds both hosts", LONG, || match addresses(agent)? {
+        found if found == ["10.77.0.1", "10.77.0.3"] => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    until("host 3 answers requests", LONG, || match call(&agent.host, 9191)? {
         (200, body) if body == "three\n" => Ok(()),
         other => Err(format!("{other:?}")),
     });
-
-    // One that leaves in order is known to have left at once.
-    mesh.on(3).purlin(&["leave"]);
-    resolves(&web, "api", &alone, SOON);
-    let members = mesh.on(2).get("/v1/agent/members").expect("members");
-    let left = members
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|one| one["Name"] == "h3")
-        .map(|one| one["Status"].clone());
-    assert_eq!(left, Some(3.into()), "{members}");
 }
