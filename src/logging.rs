@@ -215,7 +215,7 @@ impl Logs {
     }
 
     /// For the proxy.
-    pub fn hook(&self) -> Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync> {
+    pub fn hook(&self) -> Set {
         self.set.clone()
     }
 

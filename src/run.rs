@@ -135,7 +135,7 @@ impl Starting {
             Some(file) => {
                 member::check(&file, &self.config().node_name, NodeRole::Agent, store.directory())?;
                 member::notice(&file, self.options.join.as_ref(), false)?;
-                file
+                member::look_also_at(file, self.options.join.as_ref())
             }
             None => member::join(&self.options, &store).await?,
         };

@@ -1,5 +1,7 @@
 //! The documentation says what is there: its examples are valid, and every key that can be written is in it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +9,7 @@ use std::process::Command;
 /// Where keys are read, with how many there are at least, so that a scan that went blind is noticed.
 const READERS: [(&str, usize); 8] = [
     ("src/config/raw.rs", 45),
-    ("src/config/network.rs", 11),
+    ("src/config/network.rs", 10),
     ("model/src/definition/service.rs", 25),
     ("model/src/definition/connect.rs", 25),
     ("model/src/definition/check.rs", 30),
@@ -16,8 +18,25 @@ const READERS: [(&str, usize); 8] = [
     ("src/config/foreign.rs", 140),
 ];
 
-/// Functions that take a key behind a table.
-const BY_TABLE: [&str; 4] = ["parse(", "count(", "port_or_none(", "read_protocol("];
+/// Calls that ask a table for a key, and lists of keys.
+const ASKS: [&str; 15] = [
+    ".value(",
+    ".text(",
+    ".filled(",
+    ".short(",
+    ".flag(",
+    ".number(",
+    ".port(",
+    ".span(",
+    ".child(",
+    ".children(",
+    ".texts(",
+    ".text_map(",
+    ".object(",
+    "seconds(",
+    "some(",
+];
+const LISTS: [&str; 4] = [".ignore(&[", ".unsupported(&[", ".only(&[", "for key in ["];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -33,30 +52,32 @@ fn is_key(text: &str) -> bool {
     inner && text.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
-/// Every text in quotes behind one of the calls that ask a table for a key, and in lists of keys.
+/// Every text in quotes that a table is asked for: `.flag("key")`, `parse(table, "key", …)`, or one of a list.
 fn keys_read_in(source: &str) -> BTreeSet<String> {
     let code = source.split("#[cfg(test)]").next().unwrap_or_default();
     let mut keys = BTreeSet::new();
-    let calls = [
-        ".value(", ".text(", ".filled(", ".short(", ".flag(", ".number(", ".port(", ".span(", ".child(",
-        ".children(", ".texts(", ".text_map(", ".object(", "seconds(", "some(", "count(", "read_address(table, ",
-        "narrow(child.number(", "read_meta(table, ", "(table, ", "(&config, ", "(&list, ", "(&ports, ", "(&dns, ",
-        "(&limits, ", "(&proxy, ",
-    ];
-    for call in calls.iter().chain(&BY_TABLE) {
-        for (at, _) in code.match_indices(call) {
-            let rest = code[at + call.len()..].trim_start();
-            let key = rest.strip_prefix('"').and_then(|rest| rest.split('"').next());
-            keys.extend(key.filter(|key| is_key(key)).map(str::to_owned));
+    let mut before = String::new();
+    for (n, part) in code.split('"').enumerate() {
+        if n % 2 == 1 && is_key(part) && asks(before.trim_end_matches('"').trim_end()) {
+            keys.insert(part.to_owned());
         }
-    }
-    for list in ["ignore(&[", "unsupported(&[", "only(&[", "for key in ["] {
-        for (at, _) in code.match_indices(list) {
-            let inside = code[at + list.len()..].split(']').next().unwrap_or_default();
-            keys.extend(inside.split('"').skip(1).step_by(2).filter(|key| is_key(key)).map(str::to_owned));
-        }
+        before.push_str(part);
+        before.push('"');
     }
     keys
+}
+
+/// Whether code that ends so asks for the key that follows.
+fn asks(before: &str) -> bool {
+    let by_table = |call: &str| {
+        let table = call.strip_suffix(',').and_then(|call| call.rsplit_once('(')).map(|(_, table)| table);
+        table.is_some_and(|table| is_key(table.trim_start_matches('&')))
+    };
+    let listed = before.rfind('[').is_some_and(|at| {
+        let (head, inside) = before.split_at(at + 1);
+        !inside.contains(']') && LISTS.iter().any(|list| head.ends_with(list))
+    });
+    listed || by_table(before) || ASKS.iter().any(|call| before.ends_with(call))
 }
 
 /// The keys of the tables of Consul's keys: the first text of each pair.
@@ -65,7 +86,9 @@ fn foreign_keys(source: &str) -> BTreeSet<String> {
     for (at, _) in source.match_indices('(') {
         let rest = source[at + 1..].trim_start();
         let key = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
-        keys.extend(key.filter(|(key, rest)| is_key(key) && rest.starts_with(',')).map(|(key, _)| key.to_owned()));
+        keys.extend(
+            key.filter(|(key, rest)| is_key(key) && rest.starts_with(',')).map(|(key, _)| key.to_owned()),
+        );
     }
     keys
 }
@@ -90,7 +113,8 @@ fn every_key_is_documented() {
         let source = read(file);
         let keys = if file.ends_with("foreign.rs") { foreign_keys(&source) } else { keys_read_in(&source) };
         assert!(keys.len() >= least, "only {} keys found in {file}: {keys:?}", keys.len());
-        missing.extend(keys.into_iter().filter(|key| !words.contains(key)).map(|key| format!("{file}: {key}")));
+        missing
+            .extend(keys.into_iter().filter(|key| !words.contains(key)).map(|key| format!("{file}: {key}")));
     }
     assert!(missing.is_empty(), "docs/configuration.md does not name: {missing:#?}");
 }
@@ -154,6 +178,9 @@ fn the_scan_sees_what_it_should() {
     let source = "fn f() { parse(table, \"one\", x); t.flag(\"two\"); t.ignore(&[\"three\", \"four\"]); }";
     let keys = keys_read_in(source);
     assert_eq!(keys.into_iter().collect::<Vec<_>>(), ["four", "one", "three", "two"]);
-    assert!(words_of_code("a `b.c` d\n```toml\ne = 1\n```\n").is_superset(&["b", "c", "e"].map(String::from).into()));
+    assert!(
+        words_of_code("a `b.c` d\n```toml\ne = 1\n```\n")
+            .is_superset(&["b", "c", "e"].map(String::from).into())
+    );
     assert!(!words_of_code("a `b` d").contains("a"));
 }

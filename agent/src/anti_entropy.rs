@@ -127,7 +127,8 @@ impl AntiEntropy {
             catalog.borrow_and_update();
             let covers = *asked.borrow_and_update();
             let connected = session.borrow_and_update().is_connected();
-            if connected && self.mirror.is_fresh(&self.topic()) {
+            let ready = connected && self.mirror.is_fresh(&self.topic());
+            if ready {
                 let state = self.round(&mut timing).await;
                 self.driver.done.send_replace(Done { asked: covers, state });
             }
@@ -137,7 +138,8 @@ impl AntiEntropy {
                 _ = asked.changed() => {}
                 _ = catalog.changed() => {}
                 _ = session.changed() => {}
-                () = sleep_until(timing.next()) => {}
+                // Without a session there is nothing to do at any time: what ends that is one of the changes above.
+                () = sleep_until(timing.next()), if ready => {}
             }
         }
     }
@@ -155,7 +157,7 @@ impl AntiEntropy {
         let commands: Vec<Command> = announce.into_iter().chain(plan.commands).collect();
         let state = match commands.as_slice() {
             [] => SyncState::Synced,
-            same if timing.is_too_soon(same) => SyncState::Pending,
+            same if timing.is_too_soon(same) => timing.verdict(),
             new => {
                 timing.note_written(new);
                 self.carry_out(commands, timing).await
@@ -174,7 +176,7 @@ impl AntiEntropy {
     /// Writes in order; one that is refused does not keep the others back.
     async fn carry_out(&self, commands: Vec<Command>, timing: &mut Timing) -> SyncState {
         let mut newest = Revision(0);
-        let mut refused: Option<String> = None;
+        let mut refused: Vec<String> = Vec::new();
         for command in commands {
             let name = command.name();
             let request = RequestId(uuid::Uuid::new_v4());
@@ -192,18 +194,19 @@ impl AntiEntropy {
             let Some(fault) = fault else { continue };
             if fault.may_retry() {
                 debug!(command = name, "the catalog is not in line yet: {fault}");
+                timing.said = refused;
                 return SyncState::Pending;
             }
-            if timing.said.as_ref() != Some(&fault.text) {
+            if !timing.said.contains(&fault.text) {
                 warn!(command = name, "the servers refuse what this host registers: {fault}");
             }
-            refused.get_or_insert(fault.text);
+            refused.push(fault.text);
         }
         timing.said.clone_from(&refused);
         if !self.mirror.visible(newest, VISIBLE).await {
             return SyncState::Pending;
         }
-        refused.map_or(SyncState::Synced, SyncState::Refused)
+        refused.into_iter().next().map_or(SyncState::Synced, SyncState::Refused)
     }
 }
 
@@ -223,13 +226,19 @@ struct Timing {
     retry: Duration,
     outputs_due: Option<Instant>,
     written: Option<(Vec<Command>, Instant)>,
-    /// The refusal that was logged last.
-    said: Option<String>,
+    /// What was refused in the last round, which is logged once.
+    said: Vec<String>,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { next: Instant::now() + EVERY, retry: RETRY, outputs_due: None, written: None, said: None }
+        Self {
+            next: Instant::now() + EVERY,
+            retry: RETRY,
+            outputs_due: None,
+            written: None,
+            said: Vec::new(),
+        }
     }
 }
 
@@ -257,6 +266,11 @@ impl Timing {
 
     fn is_too_soon(&self, commands: &[Command]) -> bool {
         self.written.as_ref().is_some_and(|(written, at)| written == commands && at.elapsed() < REPEAT)
+    }
+
+    /// What became of the last round that wrote.
+    fn verdict(&self) -> SyncState {
+        self.said.first().cloned().map_or(SyncState::Pending, SyncState::Refused)
     }
 
     fn note_written(&mut self, commands: &[Command]) {

@@ -118,6 +118,7 @@ impl Mirror {
                 }
             }
         }
+        state.keep_within_session();
         drop(state);
         if news {
             self.0.orders.notify_one();
@@ -304,9 +305,10 @@ impl Mirror {
             slot.used = now;
             return Ok(slot.contents.subscribe());
         }
-        if !state.make_room(self.0.session.borrow().is_connected()) {
-            let text = format!("{WARM_TOPICS} topics are kept or waited for on this agent: try again later");
-            return Err(Fault::new(FaultCode::Busy, text));
+        let is_connected = self.0.session.borrow().is_connected();
+        if !state.make_room(is_connected) {
+            let text = format!("{WARM_TOPICS} topics are being waited for on this agent: try again later");
+            return Err(if is_connected { Fault::new(FaultCode::Busy, text) } else { unknown(topic) });
         }
         let slot = Slot::new(false, now);
         let receiver = slot.contents.subscribe();
@@ -343,6 +345,22 @@ impl State {
             self.remove(&victim);
         }
         true
+    }
+
+    /// A server ends a session that would follow more than it may. So many there are only when much of what was followed
+    /// for good no longer is.
+    fn keep_within_session(&mut self) {
+        let excess = self.slots.len().saturating_sub(limit::TOPICS_PER_SESSION);
+        if excess == 0 {
+            return;
+        }
+        let idle = self.slots.iter().filter(|(_, slot)| slot.is_idle());
+        let mut idle: Vec<_> =
+            idle.map(|(topic, slot)| (!slot.is_empty(), slot.used, topic.clone())).collect();
+        idle.sort();
+        for (_, _, topic) in idle.iter().take(excess) {
+            self.remove(topic);
+        }
     }
 
     fn remove(&mut self, topic: &Topic) {

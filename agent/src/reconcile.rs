@@ -52,8 +52,10 @@ pub fn plan(local: &LocalState, own: &Node, catalog: &Contents, outputs: Outputs
             Some(held) => {
                 let differs_in_output =
                     Check { output: held.output.clone(), ..wanted.clone() }.same_content(held);
-                plan.outputs_differ |= differs_in_output && outputs == Outputs::Deferred;
-                !differs_in_output || outputs == Outputs::Now
+                // What a check finds first is told at once: until then nobody can see why it is critical.
+                let waits = differs_in_output && outputs == Outputs::Deferred && !held.output.is_empty();
+                plan.outputs_differ |= waits;
+                !waits
             }
         };
         if is_due {

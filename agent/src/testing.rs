@@ -47,6 +47,8 @@ pub(crate) struct State {
     /// Keeps sessions in the dark about progress.
     pub(crate) hold_progress: bool,
     pub(crate) refuse_signing: bool,
+    /// Refuses registrations, with that reason.
+    pub(crate) refuse_registering: Option<String>,
 }
 
 impl Server {
@@ -69,6 +71,7 @@ impl Server {
             lose_next_answer: false,
             hold_progress: false,
             refuse_signing: false,
+            refuse_registering: None,
         };
         let changes = watch::Sender::new(0);
         let server = Self { state: Arc::new(Mutex::new(state)), ca, connector, host, clock, changes };
@@ -238,6 +241,9 @@ impl Server {
         state.writes.push(write.clone());
         if let Some(known) = state.outcomes.get(&write.request) {
             return known.clone();
+        }
+        if let (Some(why), Command::Register(_)) = (&state.refuse_registering, &write.command) {
+            return Outcome { revision: Revision(state.revision), result: Err(Fault::invalid(why.clone())) };
         }
         drop(state);
         let revision = match &write.command {

@@ -113,7 +113,8 @@ impl Liveness {
     pub(crate) fn beat(&mut self, node: &NodeName, now: Instant) {
         let host = self.hosts.entry(node.clone()).or_insert_with(|| Host::new(NodeStatus::Left, now));
         let was_silent = host.silent(now) >= FAILED;
-        host.heard = host.heard.max(now);
+        // Whoever speaks needs no grace any more.
+        host.heard = now;
         host.met = true;
         host.said_goodbye = false;
         if host.status == NodeStatus::Alive {

@@ -65,6 +65,13 @@ async fn serve(
     check_mesh(config, known.as_ref(), &mesh)?;
     let now = (config.clock)();
     let issuer = open_issuer(config, &ca, &mesh, &hub, now)?;
+    if hub.state().sealed_root_key(ca.sealing().public()).is_none() {
+        tracing::error!(
+            good_until = %issuer.intermediate().not_after().0,
+            "the root key of the mesh cannot be opened, because data_dir/ca/sealing is a new one: restore the file \
+             from a backup, or certificates cannot be signed any more once this server's own expires (Unix time, ms)"
+        );
+    }
     let service = Arc::new(Service {
         node: config.node.clone(),
         datacenter: mesh.datacenter.clone(),

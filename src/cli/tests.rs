@@ -72,7 +72,8 @@ fn words(line: &str) -> Vec<String> {
 fn an_error_says_each_cause_once() {
     let full = || anyhow::anyhow!("the disk is full");
     assert_eq!(super::told(&full().context("cannot start")), "cannot start: the disk is full");
-    assert_eq!(super::told(&full().context("cannot start: the disk is full")), "cannot start: the disk is full");
+    let said = full().context("cannot start: the disk is full");
+    assert_eq!(super::told(&said), "cannot start: the disk is full");
 }
 
 #[test]

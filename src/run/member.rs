@@ -1,5 +1,6 @@
 //! Whether a data directory, the flags and a join token fit together, and what is told about it.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,12 +64,23 @@ pub(super) fn notice(file: &NodeFile, token: Option<&JoinTokenText>, bootstrap: 
                 file.trust_domain
             );
         }
-        warn!(mesh = %file.trust_domain, "this host has joined already, --join is ignored");
+        warn!(
+            mesh = %file.trust_domain,
+            "this host has joined already, --join is ignored but for where it says that servers are"
+        );
     }
     if bootstrap {
         warn!(mesh = %file.trust_domain, "this host belongs to a mesh already, --bootstrap is ignored");
     }
     Ok(())
+}
+
+/// Where a member looks for servers: a token that it was given is newer than what it knows, as when they moved.
+pub(super) fn look_also_at(file: NodeFile, token: Option<&JoinTokenText>) -> NodeFile {
+    let Some(token) = token else { return file };
+    let known = file.servers.iter().filter(|known| !token.servers.contains(known));
+    let servers = token.servers.iter().chain(known).cloned().collect();
+    NodeFile { servers, ..file }
 }
 
 /// This version runs one server.
@@ -128,7 +140,7 @@ pub(super) async fn tell_how_to_join(
     uses: u32,
 ) -> anyhow::Result<()> {
     let token = server.create_join_token(NodeRole::Agent, ttl, uses).await?;
-    println!(
+    say(&format!(
         "{} is the first server of a new mesh, trust domain {}.\n\
          To let another host in, run on it (good for {} and {uses} hosts):\n\n    \
          purlin agent --join {token} --config FILE\n\n\
@@ -136,16 +148,56 @@ pub(super) async fn tell_how_to_join(
         node.name,
         node.trust_domain,
         purlin_model::duration::format(ttl),
-    );
+    ));
     Ok(())
+}
+
+/// To standard output. That nobody reads it any more is no reason to end; what was said may be secret.
+fn say(text: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        warn!("standard output cannot be written: {error}");
+    }
 }
 
 pub(super) fn tell_dev(running: &Running, config: &Config, is_kept: bool) {
     let http = running.agent.http_addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let dns = config.listen.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    println!(
+    say(&format!(
         "a mesh of one host, for trying things: HTTP API {http}, DNS {dns}, mesh {}; Ctrl-C ends it{}",
         config.listen.mesh,
         if is_kept { "" } else { " and forgets everything" }
-    );
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_model::identity::TrustDomain;
+    use purlin_model::{Datacenter, NodeId};
+    use purlin_wire::token::Secret;
+
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_not_needed_still_tells_where_servers_moved() {
+        let trust_domain = TrustDomain("u.mesh.internal".into());
+        let file = NodeFile {
+            id: NodeId(Default::default()),
+            name: NodeName::new("h1").unwrap(),
+            datacenter: Datacenter::default(),
+            trust_domain: trust_domain.clone(),
+            role: NodeRole::Agent,
+            servers: vec!["10.0.0.1:8300".into(), "10.0.0.2:8300".into()],
+        };
+        let token = JoinTokenText {
+            servers: vec!["10.0.0.9:8300".into(), "10.0.0.2:8300".into()],
+            ca_fingerprint: [0; 32],
+            trust_domain,
+            role: NodeRole::Agent,
+            id: "t1".into(),
+            secret: Secret::new("secret"),
+        };
+        assert_eq!(look_also_at(file.clone(), None), file);
+        let servers = look_also_at(file, Some(&token)).servers;
+        assert_eq!(servers, ["10.0.0.9:8300", "10.0.0.2:8300", "10.0.0.1:8300"]);
+    }
 }

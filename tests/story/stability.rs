@@ -245,6 +245,18 @@ fn hosts_come_and_go() {
     mesh.on_mut(3).again();
     let _nginx = nginx(mesh.lab.host(3), 8080, "three");
     both(mesh.on(2));
+
+    // One that leaves in order has left, and has not failed.
+    mesh.on(3).purlin(&["leave"]);
+    until("host 3 has left", SOON, || {
+        let members = mesh.on(2).get("/v1/agent/members")?;
+        let left =
+            members.as_array().into_iter().flatten().any(|one| one["Name"] == "h3" && one["Status"] == 3);
+        match addresses(mesh.on(2))? {
+            found if left && found == ["10.77.0.1"] => Ok(()),
+            found => Err(format!("{found:?} {members}")),
+        }
+    });
 }
 
 fn signal_all(host: &Host, signal: &str) {

@@ -145,6 +145,21 @@ async fn what_others_took_out_of_the_catalog_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_to_whoever_asks_until_it_is_lifted() {
+    let host = Host::start();
+    assert_eq!(host.sync.now(WAIT).await, SyncState::Synced);
+    host.server.state().refuse_registering = Some("not here".into());
+    host.register("web", 80).await;
+    let refused = SyncState::Refused("not here".into());
+    assert_eq!(host.sync.now(WAIT).await, refused);
+    assert_eq!(host.sync.now(WAIT).await, refused, "though the same is not written again so soon");
+    host.server.state().refuse_registering = None;
+    host.server.until(|state| state.writes.len() >= 3).await;
+    assert_eq!(host.sync.now(WAIT).await, SyncState::Synced);
+    assert_eq!(host.catalog_port("web"), Some(80));
+}
+
+#[tokio::test(start_paused = true)]
 async fn offline_registrations_wait_and_are_made_up_for() {
     let host = Host::start();
     assert_eq!(host.sync.now(WAIT).await, SyncState::Synced);
@@ -157,4 +172,18 @@ async fn offline_registrations_wait_and_are_made_up_for() {
     host.uplink.session().wait_for(|session| session.is_connected()).await.unwrap();
     assert_eq!(host.sync.now(WAIT).await, SyncState::Synced);
     assert_eq!(host.catalog_port("web"), Some(80));
+}
+
+/// Time only passes here while nothing runs: a task that spins would let none of it pass.
+#[tokio::test(start_paused = true)]
+async fn a_long_time_without_a_server_is_spent_at_rest() {
+    let host = Host::start();
+    assert_eq!(host.sync.now(WAIT).await, SyncState::Synced);
+    host.server.connector.refuse(true);
+    host.server.connector.cut();
+    host.uplink.session().wait_for(|session| session.phase == Phase::Offline).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    host.server.connector.refuse(false);
+    host.uplink.session().wait_for(|session| session.is_connected()).await.unwrap();
+    assert_eq!(host.sync.now(WAIT).await, SyncState::Synced);
 }

@@ -202,7 +202,7 @@ fn parse_intention(body: &Value, from: &Party, to: &Party) -> Result<SourceInten
             "meta" => meta = texts(value)?,
             key @ ("sourcename" | "destinationname") => {
                 let wanted = if key == "sourcename" { from } else { to };
-                if !says(name, value)?.is_none_or(|text| text == wanted.to_string()) {
+                if says(name, value)?.is_some_and(|text| text != wanted.to_string()) {
                     return Err(Failure::invalid(format!(
                         "{name} {value} is not the one in the URL, \"{wanted}\""
                     )));

@@ -141,6 +141,18 @@ async fn the_number_of_warm_topics_is_bounded_and_names_without_instances_go_fir
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_is_never_asked_for_more_topics_than_it_may_follow() {
+    let (mirror, _session) = mirror(Phase::Offline);
+    let most = purlin_model::limit::TOPICS_PER_SESSION;
+    mirror.restore((0..most).map(|n| (topic(n), Contents::default())).collect());
+    let wanted = BTreeSet::from([Topic::Mesh, topic(0), topic(most)]);
+    mirror.pin(&wanted);
+    let follow: BTreeSet<Topic> = mirror.begin_session().into_iter().map(|(topic, _)| topic).collect();
+    assert_eq!(follow.len(), most);
+    assert!(follow.is_superset(&wanted));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_servers_nothing_that_is_known_is_forgotten() {
     let (mirror, session) = mirror(Phase::Connected);
     for n in 0..WARM_TOPICS {

@@ -40,6 +40,8 @@ impl Child {
             .arg(runtime_dir)
             .args(&spawn.args)
             .stdin(Stdio::null())
+            // It outlives the agent, and must not hold open a pipe whose reader waits for the agent's end.
+            .stdout(Stdio::null())
             .process_group(0)
             .kill_on_drop(false)
             .spawn()

@@ -124,11 +124,9 @@ fn carrying_out_a_plan_leaves_nothing_to_plan() {
 
 #[test]
 fn an_output_waits_but_a_status_does_not() {
-    let held = catalog(&[instance("w1")], &[check("c1", Some("w1"), Status::Passing)]);
-    let said = |status, output: &str| {
-        let check = Check { output: output.into(), ..check("c1", Some("w1"), status) };
-        local(&[instance("w1")], &[check])
-    };
+    let of = |status, output: &str| Check { output: output.into(), ..check("c1", Some("w1"), status) };
+    let held = catalog(&[instance("w1")], &[of(Status::Passing, "200 OK, it said")]);
+    let said = |status, output: &str| local(&[instance("w1")], &[of(status, output)]);
     let waits = plan(&said(Status::Passing, "200 OK"), &own(), &held, Outputs::Deferred);
     assert_eq!(waits, Plan { commands: vec![], outputs_differ: true });
     let now = plan(&said(Status::Passing, "200 OK"), &own(), &held, Outputs::Now);
@@ -137,6 +135,11 @@ fn an_output_waits_but_a_status_does_not() {
     let Command::Register(register) = &failed.commands[0] else { panic!("{failed:?}") };
     assert_eq!(register.checks[0].output, "500");
     assert!(register.instance.is_none(), "the instance did not change");
+
+    // Nobody knows anything before the first.
+    let held = catalog(&[instance("w1")], &[of(Status::Critical, "")]);
+    let first = plan(&said(Status::Critical, "500"), &own(), &held, Outputs::Deferred);
+    assert_eq!((first.commands.len(), first.outputs_differ), (1, false));
 }
 
 #[test]

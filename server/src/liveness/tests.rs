@@ -116,6 +116,15 @@ fn after_a_start_hosts_have_time_to_come_back() {
 }
 
 #[test]
+fn whoever_spoke_after_a_start_has_no_more_grace() {
+    let mut world = World::new(&["a", "b"]);
+    world.run(SECOND);
+    world.silence("a");
+    world.run(5 * SECOND);
+    assert_eq!(world.log(), [(5_500, "a", NodeStatus::Failed)]);
+}
+
+#[test]
 fn one_that_was_down_when_the_server_started_stays_down() {
     let mut world = World::new(&["a"]);
     world.silence("a");

@@ -5,6 +5,7 @@
 //! key and value that is verified on every read. Values must stay small: sled puts a leaf above 128 KiB (up to some
 //! 18 values) into a file of its own and never syncs that; `VALUE_BYTES` keeps every leaf below it.
 
+mod mark;
 mod store;
 mod tail;
 mod writer;
@@ -184,6 +185,19 @@ impl DurableSled {
                 ),
             )),
         }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether what `commit` wrote may be relied on.
+    fn is_durable(&self) -> bool {
+        #[cfg(test)]
+        if self.forget_sync.load(Ordering::Relaxed) {
+            return false;
+        }
+        true
     }
 
     pub(crate) fn file_path(&self) -> PathBuf {

@@ -14,6 +14,7 @@ use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, watch};
 
+use super::mark::Mark;
 use super::tail::{Inner, Tail};
 use super::writer::{Change, Done, Job, QUEUE, Writer};
 use super::{Batch, DurableSled, VALUE_BYTES};
@@ -121,9 +122,11 @@ impl LogStore {
         claim(&db, own)?;
         let facts = load(&db)?;
         let purged = facts.purged.map(|purged| purged.index);
+        let term = facts.vote.map_or(0, |vote| Ballot::from(vote).term);
+        let mark = Mark::open(db.dir(), facts.last.map(|last| last.index), term)?;
         let (db, tail) = (Arc::new(db), Arc::new(Tail::new(facts)));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(db.clone(), tail.clone(), queue, purged);
+        let writer = Writer::new(db.clone(), tail.clone(), queue, purged, mark);
         let thread = std::thread::Builder::new().name("raft-log".into()).spawn(move || writer.run())?;
         let (thread, closed) = (Mutex::new(Some(thread)), watch::Sender::new(()));
         Ok(Self { shared: Arc::new(Shared { db, tail, jobs: Some(jobs), thread, closed }) })

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 
+use super::mark::Mark;
 use super::store::{self, COMMITTED, PURGED, VOTE};
 use super::tail::Tail;
 use super::{Batch, DurableSled};
@@ -83,6 +84,7 @@ pub(super) struct Writer {
     jobs: mpsc::Receiver<Job>,
     /// Entries up to here may still lie on the disk although the log starts behind them.
     purging: Option<u64>,
+    mark: Mark,
     failed: Option<(io::ErrorKind, String)>,
 }
 
@@ -94,6 +96,8 @@ struct Group {
     done: Vec<Done>,
     /// First index and stored sizes of runs of entries.
     appended: Vec<(u64, Vec<usize>)>,
+    /// Of the newest vote.
+    term: Option<u64>,
 }
 
 impl Writer {
@@ -102,8 +106,9 @@ impl Writer {
         tail: Arc<Tail>,
         jobs: mpsc::Receiver<Job>,
         purging: Option<u64>,
+        mark: Mark,
     ) -> Self {
-        Self { db, tail, jobs, purging, failed: None }
+        Self { db, tail, jobs, purging, mark, failed: None }
     }
 
     /// Until the last sender is gone.
@@ -125,6 +130,13 @@ impl Writer {
         let mut rest = Group::default();
         self.add_committed(&mut rest);
         self.finish(rest);
+        if self.may_mark() {
+            self.mark.write_or_warn();
+        }
+    }
+
+    fn may_mark(&self) -> bool {
+        self.failed.is_none() && self.db.is_durable()
     }
 
     /// Waits for work, and deletes purged entries as long as there is none.
@@ -140,6 +152,10 @@ impl Writer {
                 }
             }
         }
+        if self.may_mark() {
+            let idle = self.jobs.is_empty();
+            self.mark.write_if_due(idle);
+        }
         self.jobs.blocking_recv()
     }
 
@@ -149,9 +165,7 @@ impl Writer {
         }
         let added = match &job.change {
             Change::Append(entries) => add_entries(group, entries),
-            Change::Vote(vote) => codec::write(&Ballot::from(*vote))
-                .map(|bytes| group.batch.put(VOTE, &bytes))
-                .map_err(io::Error::from),
+            Change::Vote(vote) => add_vote(group, *vote),
             Change::Truncate(from) => self.truncate(group, *from),
             Change::Purge(upto) => self.purge(group, *upto),
         };
@@ -167,6 +181,7 @@ impl Writer {
     /// The entries to delete must be on the disk to be found: what came before goes first.
     fn truncate(&mut self, group: &mut Group, from: u64) -> io::Result<()> {
         self.finish(std::mem::take(group));
+        self.mark.lower(from)?;
         loop {
             // From the end backward, so that a power cut in between leaves no hole.
             let keys = self.last_keys(from)?;
@@ -233,6 +248,10 @@ impl Writer {
             Ok(()) => {
                 for (first, sizes) in &group.appended {
                     self.tail.durable(*first, sizes);
+                    self.mark.reached(first + sizes.len().saturating_sub(1) as u64);
+                }
+                if let Some(term) = group.term {
+                    self.mark.voted(term);
                 }
                 for done in group.done {
                     done.tell(Ok(()));
@@ -253,6 +272,13 @@ impl Writer {
             self.failed = Some((error.kind(), error.to_string()));
         }
     }
+}
+
+fn add_vote(group: &mut Group, vote: Vote) -> io::Result<()> {
+    let ballot = Ballot::from(vote);
+    group.batch.put(VOTE, &codec::write(&ballot)?);
+    group.term = Some(ballot.term);
+    Ok(())
 }
 
 fn add_entries(group: &mut Group, entries: &[Arc<Entry>]) -> io::Result<()> {

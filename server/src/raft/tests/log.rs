@@ -246,3 +246,34 @@ async fn a_full_disk_is_an_error_in_words() {
     let again = log.save_vote(&Vote::new(1, 1)).await.unwrap_err().to_string();
     assert!(again.contains("disk is full"), "{again}");
 }
+
+/// The engine would drop what it cannot read with all that follows, as if nobody had been told of it.
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    for index in 0..60 {
+        log.blocking_append([entry(index, "x")]).await.unwrap();
+    }
+    close(log).await;
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("db")).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let why = LogStore::open(dir.path(), 1).err().unwrap().to_string();
+    assert!(why.contains("is damaged") && why.contains("up to entry 59"), "{why}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_by_raft_is_not_taken_for_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path());
+    log.blocking_append(entries(0..60)).await.unwrap();
+    close(log).await;
+    let mut log = open(dir.path());
+    log.truncate_after(Some(at(9))).await.unwrap();
+    close(log).await;
+    let mut log = open(dir.path());
+    assert_eq!(indices(&mut log).await.len(), 10);
+    log.truncate_after(None).await.unwrap();
+    close(log).await;
+    assert_eq!(indices(&mut open(dir.path())).await.len(), 0);
+}
