@@ -22,6 +22,9 @@ const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 /// Of a filter.
 const FILTER_BYTES: usize = 4096;
 
+/// They speak of much that is nobody's business but theirs.
+const LIBRARIES: [&str; 3] = ["openraft", "sled", "quinn"];
+
 type Set = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// What the rest of the process may do with its logs.
@@ -171,10 +174,10 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
              info,purlin_agent=debug"
         ));
     }
-    // A bare level is about us; what libraries tell of their insides is for who asks for it by module.
-    let ours = ["info", "debug", "trace"].contains(&level);
-    let directives =
-        if ours { format!("{level},openraft=warn,sled=warn,quinn=warn") } else { level.to_owned() };
+    // A level is about us; what libraries tell of their insides is for who asks for it by module.
+    let quiet =
+        LIBRARIES.iter().filter(|library| !level.contains(*library)).map(|library| format!("{library}=warn"));
+    let directives = quiet.chain([level.to_owned()]).collect::<Vec<_>>().join(",");
     EnvFilter::try_new(directives).map_err(|error| {
         format!("{error}; write a level (trace, debug, info, warn, error, off) or levels by module: info,purlin_agent=debug")
     })

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod demo;
 mod dns;
+mod health_checks;
 mod intentions;
 mod join;
 mod ran;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         config::STORIES,
         demo::STORIES,
         dns::STORIES,
+        health_checks::STORIES,
         intentions::STORIES,
         join::STORIES,
         services::STORIES,

@@ -1,5 +1,7 @@
 //! Rules of the house, held by a test: who may know whom, how long a file may be, what may be depended on.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -72,7 +72,8 @@ pub(crate) struct Own {
     pub(crate) static_stability: Stability,
     pub(crate) leaf_expiry: Family<ServiceLabel, Seconds>,
     pub(crate) leaf_signings: Family<ResultLabel, Counter>,
-    pub(crate) node_certificate_expiry: Seconds,
+    /// Empty where the server of this host renews it.
+    pub(crate) node_certificate_expiry: NodeExpiry,
     pub(crate) sync_healthy: Gauge,
     pub(crate) sync_rounds: Family<ResultLabel, Counter>,
     pub(crate) topics: Gauge,
@@ -92,6 +93,19 @@ pub(crate) struct Stability(pub(crate) OptionalSeconds);
 impl Default for Stability {
     fn default() -> Self {
         Self(OptionalSeconds::new(STABILITY, STABILITY_HELP))
+    }
+}
+
+/// The gauge under its name.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeExpiry(pub(crate) OptionalSeconds);
+
+impl Default for NodeExpiry {
+    fn default() -> Self {
+        Self(OptionalSeconds::new(
+            "node_certificate_expiry",
+            "How long the certificate of this host is still valid",
+        ))
     }
 }
 
@@ -135,13 +149,7 @@ impl Own {
         let help = "How long the leaf certificate of a service is still valid";
         to.register_with_unit("leaf_expiry", help, Unit::Seconds, self.leaf_expiry.clone());
         to.register("leaf_signings", "Leaf certificates asked for, by result", self.leaf_signings.clone());
-        let help = "How long the certificate of this host is still valid";
-        to.register_with_unit(
-            "node_certificate_expiry",
-            help,
-            Unit::Seconds,
-            self.node_certificate_expiry.clone(),
-        );
+        to.register_collector(Box::new(self.node_certificate_expiry.0.clone()));
         let help = "1 if the catalog has what this host registered, as far as is known";
         to.register("sync_healthy", help, self.sync_healthy.clone());
         to.register(

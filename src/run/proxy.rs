@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use purlin_agent::proxy_port::Dialer;
 use purlin_proxy::{Proxy, ProxyHandle};
 use purlin_wire::link::Stream;
 use sd_notify::NotifyState;
+use tokio::io::DuplexStream;
 
 use super::drive;
 use crate::config::Log;
@@ -51,21 +52,29 @@ pub fn proxy(options: ProxyOptions) -> anyhow::Result<ExitCode> {
 }
 
 /// A proxy in this process: the same frames, through memory.
-pub(crate) struct InProcess(Arc<ProxyHandle>);
+pub(crate) struct InProcess {
+    proxy: Arc<ProxyHandle>,
+    /// The agent's end of the connection that the proxy was started with; the first dial takes it.
+    first: Arc<Mutex<Option<DuplexStream>>>,
+}
 
 impl InProcess {
     pub(crate) fn start(workers: Option<usize>, logs: Option<&Logs>) -> anyhow::Result<Self> {
-        // Its agent dials later; until then it has nobody to talk to.
-        let (_, far) = tokio::io::duplex(1);
-        Ok(Self(Arc::new(Proxy::start_with_stream(config(workers, logs), far)?)))
+        let (near, far) = tokio::io::duplex(PIPE_BYTES);
+        let proxy = Arc::new(Proxy::start_with_stream(config(workers, logs), far)?);
+        Ok(Self { proxy, first: Arc::new(Mutex::new(Some(near))) })
     }
 
     /// Makes connections to it, for its agent.
     pub(crate) fn dialer(&self) -> Dialer {
-        let proxy = self.0.clone();
+        let (proxy, first) = (self.proxy.clone(), self.first.clone());
         Dialer(Arc::new(move || {
-            let (near, far) = tokio::io::duplex(PIPE_BYTES);
-            proxy.attach(far);
+            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let near = first.unwrap_or_else(|| {
+                let (near, far) = tokio::io::duplex(PIPE_BYTES);
+                proxy.attach(far);
+                near
+            });
             Box::pin(async move {
                 let (read, write) = tokio::io::split(near);
                 Ok(Stream { read: Box::new(read), write: Box::new(write) })
@@ -75,7 +84,7 @@ impl InProcess {
 
     pub(crate) async fn stop(self) {
         // Whoever still holds a dialer has nobody to talk to any more.
-        if let Some(proxy) = Arc::into_inner(self.0)
+        if let Some(proxy) = Arc::into_inner(self.proxy)
             && let Err(error) = proxy.stop().await
         {
             tracing::warn!("the proxy did not end in order: {error}");

@@ -35,7 +35,7 @@ pub fn nginx_with(host: &Host, listen: &str, locations: &str) -> Process {
     let dir = host.dir.join(format!("nginx-{port}"));
     std::fs::create_dir_all(dir.join("logs")).expect("a directory");
     let config = format!(
-        "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;\n\
+        "user root root; daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;\n\
          events {{ worker_connections 256; }}\n\
          http {{ access_log {0}/access.log; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
          fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; client_max_body_size 0;\n\

@@ -64,10 +64,6 @@ impl Lab {
         let port = format!("h{host}");
         must(run("ip", &["-n", &self.bridge(), "link", "set", &port, if up { "up" } else { "down" }]));
     }
-
-    pub fn path(&self) -> &std::path::Path {
-        self.dir.path()
-    }
 }
 
 impl Drop for Lab {

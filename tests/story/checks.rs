@@ -149,6 +149,10 @@ fn reports(mesh: &Mesh) {
     let said = becomes(agent, "ttl", "critical");
     assert!(said.to_lowercase().contains("ttl"), "{said}");
 
+    // An alias stands for the service and the host it is on: what is wrong with the host counts.
+    agent.put("/v1/agent/check/deregister/ttl", "").expect("an answer");
+    assert_eq!(agent.get("/v1/agent/checks").expect("checks").get("ttl"), None);
+
     let mut api =
         json!({"Name": "api", "Port": 80, "Check": {"CheckID": "api-ttl", "TTL": "1h", "Status": "passing"}});
     agent.register(&api);

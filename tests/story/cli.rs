@@ -87,10 +87,10 @@ fn every_command_explains_itself() {
     let long = Ran::purlin(host, &["intention", "create", "-help"]).ok();
     assert_eq!(long, Ran::purlin(host, &["intention", "create", "--help"]).ok());
     has(&Ran::purlin(host, &["members", "-h"]).ok(), &["Usage: purlin members"]);
-    Ran::purlin(host, &[]).is_misused(&["Usage: purlin", "intention"]);
-    Ran::purlin(host, &["nonsense"]).is_misused(&["nonsense"]);
-    Ran::purlin(host, &["intentoin", "list"]).is_misused(&["intention"]);
-    Ran::purlin(host, &["members", "--nonsense"]).is_misused(&["--nonsense"]);
+    Ran::purlin(host, &[]).was_misused(&["Usage: purlin", "intention"]);
+    Ran::purlin(host, &["nonsense"]).was_misused(&["nonsense"]);
+    Ran::purlin(host, &["intentoin", "list"]).was_misused(&["intention"]);
+    Ran::purlin(host, &["members", "--nonsense"]).was_misused(&["--nonsense"]);
 
     has(&Ran::purlin(host, &["version"]).ok(), &["Purlin v0."]);
     let version = Ran::purlin(host, &["version", "-format=json"]).json();
@@ -116,7 +116,7 @@ fn shells_complete_commands() {
     let piped =
         host.output("bash", &["-c", &format!("set -o pipefail; {PURLIN} completion bash | head -n 1")]);
     assert!(piped.status.success() && piped.stderr.is_empty(), "{piped:?}");
-    Ran::purlin(host, &["completion", "tcsh"]).is_misused(&["bash", "zsh", "fish"]);
+    Ran::purlin(host, &["completion", "tcsh"]).was_misused(&["bash", "zsh", "fish"]);
 }
 
 /// Every cell begins where the head of its column does.
@@ -271,9 +271,9 @@ fn intentions_as_consul_has_them() {
     purlin(&["create", "-file=l7.hcl"]).fails(1, &["protocol", "http", "api"]);
 
     // Wrong usage is 2, and so is any error of `check`, whose 1 means denied.
-    purlin(&["create", "web"]).is_misused(&["DESTINATION"]);
-    purlin(&["create", "-allow", "-deny", "web", "db"]).is_misused(&["--allow", "--deny"]);
-    purlin(&["check", "web"]).is_misused(&["DESTINATION"]);
+    purlin(&["create", "web"]).was_misused(&["DESTINATION"]);
+    purlin(&["create", "-allow", "-deny", "web", "db"]).was_misused(&["--allow", "--deny"]);
+    purlin(&["check", "web"]).was_misused(&["DESTINATION"]);
     purlin(&["check", "not a name", "db"]).fails(2, &["not a name"]);
     purlin(&["check", "web", "db", "-http-addr=127.0.0.1:1"]).fails(2, &["127.0.0.1:1"]);
     purlin(&["create", "web", "no/name"]).fails(1, &["no/name"]);
@@ -308,7 +308,7 @@ fn config_entries() {
     purlin(&["write", "-cas", "-modify-index=1", "grpc.hcl"]).fails(1, &["service-defaults/api", "changed"]);
     purlin(&["write", "-cas", "-modify-index", &index, "grpc.hcl"]).ok();
     assert_eq!(purlin(&["read", "-kind=service-defaults", "-name=api"]).json()["Protocol"], "grpc");
-    purlin(&["write", "-cas", "grpc.hcl"]).is_misused(&["--modify-index"]);
+    purlin(&["write", "-cas", "grpc.hcl"]).was_misused(&["--modify-index"]);
 
     // All that is wrong, before anything is sent; and what only the mesh knows.
     host.write(
@@ -326,7 +326,7 @@ fn config_entries() {
     purlin(&["delete", "-filename=api.hcl"]).ok();
     purlin(&["read", "-kind=service-defaults", "-name=api"]).fails(1, &["service-defaults", "api"]);
     assert_eq!(purlin(&["list", "-kind=service-defaults"]).ok(), "");
-    purlin(&["read", "-kind", "service-defaults"]).is_misused(&["--name"]);
+    purlin(&["read", "-kind", "service-defaults"]).was_misused(&["--name"]);
 }
 
 fn errors_are_one_line() {
@@ -343,7 +343,7 @@ fn errors_are_one_line() {
     purlin(&[], &["members", "--http-addr", "unix:///tmp/none.sock"]).fails(1, &["/tmp/none.sock"]);
     purlin(&[], &["members", "--http-addr", "https://127.0.0.1:8501"]).fails(1, &["https", "plain HTTP"]);
     purlin(&[], &["members", "--http-addr", "no address"]).fails(1, &["no address", "host:port"]);
-    purlin(&[], &["proxy"]).is_misused(&["--runtime-dir"]);
+    purlin(&[], &["proxy"]).was_misused(&["--runtime-dir"]);
     purlin(&[], &["server"]).fails(1, &["data_dir", "--data-dir"]);
 
     let agent = Agent::server(host, "addresses = { http = \"127.0.0.1 unix:///tmp/lab-cli.sock\" }");
@@ -354,9 +354,9 @@ fn errors_are_one_line() {
     purlin(&[], &["config", "read", "-kind=nonsense", "-name=x"]).fails(1, &["nonsense"]);
     purlin(&[], &["members", "-filter", "Name =="]).fails(1, &["expression", "1:8"]);
     purlin(&[], &["join-token", "revoke", "none"]).fails(1, &["none"]);
-    purlin(&[], &["join-token", "create", "-ttl=soon"]).is_misused(&["soon"]);
-    purlin(&[], &["join-token", "create", "-uses=0"]).is_misused(&["0"]);
-    purlin(&[], &["log-level", "loud"]).is_misused(&["loud"]);
+    purlin(&[], &["join-token", "create", "-ttl=soon"]).was_misused(&["soon"]);
+    purlin(&[], &["join-token", "create", "-uses=0"]).was_misused(&["0"]);
+    purlin(&[], &["log-level", "loud"]).was_misused(&["loud"]);
     drop(agent);
 }
 
@@ -431,7 +431,7 @@ fn maintenance() {
     assert_eq!(maint(&[]).ok(), "");
     maint(&["-enable", "-service=nobody"]).fails(1, &["nobody"]);
     maint(&["-service=web-1"]).fails(1, &["--enable", "--disable"]);
-    maint(&["-enable", "-disable"]).is_misused(&["--enable", "--disable"]);
+    maint(&["-enable", "-disable"]).was_misused(&["--enable", "--disable"]);
 }
 
 fn a_host_is_made_to_leave() {

@@ -95,7 +95,7 @@ interval = "5s"
         validate(host, name, text).fails(1, &[name, place]);
     }
     Ran::purlin(host, &["validate", "absent.hcl"]).fails(1, &["absent.hcl", "No such file"]);
-    Ran::purlin(host, &["validate"]).is_misused(&["FILE"]);
+    Ran::purlin(host, &["validate"]).was_misused(&["FILE"]);
 
     // Config entries are judged as well.
     let entry = "kind = \"service-defaults\"\nname = \"api\"\nprotocol = \"http\"\n";

@@ -1,5 +1,8 @@
 //! A command that ran to its end: how it ended, and what it said where.
 
+use std::fs::File;
+use std::io::{Read, Seek};
+
 use crate::kit::Host;
 use crate::kit::mesh::PURLIN;
 
@@ -23,12 +26,18 @@ impl Ran {
     pub fn with(host: &Host, env: &[(&str, &str)], args: &[&str]) -> Self {
         let mut command = host.command("timeout");
         command.args([LIMIT, PURLIN]).args(args).envs(env.iter().copied());
-        let output = command.output().unwrap_or_else(|error| panic!("purlin on {}: {error}", host.name));
+        // Files, not pipes: a proxy that outlives an agent would keep those open.
+        let [(out, mut said), (err, mut complained)] = [(); 2].map(|()| {
+            let file = tempfile::tempfile().expect("a file for what it says");
+            (file.try_clone().expect("a second handle"), file)
+        });
+        let status = command.stdout(out).stderr(err).status();
+        let status = status.unwrap_or_else(|error| panic!("purlin on {}: {error}", host.name));
         Self {
             typed: format!("purlin {}", args.join(" ")),
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: status.code(),
+            out: whole(&mut said),
+            err: whole(&mut complained),
         }
     }
 
@@ -68,10 +77,17 @@ impl Ran {
 
     /// It was typed wrong: code 2, and what is right on standard error.
     #[track_caller]
-    pub fn is_misused(self, words: &[&str]) {
+    pub fn was_misused(self, words: &[&str]) {
         assert!(self.code == Some(2) && self.out.is_empty(), "{}", self.told());
         has(&self.err, words);
     }
+}
+
+fn whole(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+    read.unwrap_or_else(|error| panic!("what a command said: {error}"));
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A text has all these words, in any case.

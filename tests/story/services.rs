@@ -240,7 +240,7 @@ fn the_command_line_registers_files() {
     assert_eq!(ids(&agent), ["dashboard", "low", "web"]);
     purlin(&["services", "register", "absent.hcl"]).fails(1, &["absent.hcl", "No such file"]);
     purlin(&["services", "deregister", "-id=nobody"]).fails(1, &["nobody"]);
-    purlin(&["services", "register"]).is_misused(&["FILE"]);
+    purlin(&["services", "register"]).was_misused(&["FILE"]);
 
     // A second upstream on a taken address and port names the holder.
     let taken = json!({"Name": "late", "Port": 1, "Connect": {"SidecarService": {"Proxy": {"Upstreams": [

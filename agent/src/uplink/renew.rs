@@ -51,7 +51,7 @@ pub async fn renew_node_certificate(renewal: Renewal) {
         let now = renewal.clock.now();
         let current = renewal.credentials.borrow().clone();
         let left = current.not_after().since(now);
-        renewal.metrics.own().node_certificate_expiry.set(left.as_secs_f64());
+        renewal.metrics.own().node_certificate_expiry.0.set(Some(left.as_secs_f64()));
         let mut pause = LOOK;
         if connected {
             let result = renewal.bring_up_to_date(&current, is_due(&current, now, share)).await;

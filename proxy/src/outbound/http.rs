@@ -8,7 +8,7 @@ mod upgrade;
 
 use std::rc::Rc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use super::Departure;
@@ -62,6 +62,8 @@ async fn answer(departure: Rc<Departure>, request: Request<Incoming>, framing: F
     record.answered(response.status());
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     clean_response(response.headers_mut(), upgraded);
+    // What the application spoke on its host is not what this client is spoken to in.
+    *response.version_mut() = Version::HTTP_11;
     let watch = Watch {
         edge: route.edge.clone(),
         guard: None,

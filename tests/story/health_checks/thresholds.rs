@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::{follows, id, is_offered, own};
+use super::{follows, id, offered, own};
 use crate::kit::apps::{client, meshed, nginx};
 use crate::kit::mesh::await_status;
 use crate::kit::net::App;
@@ -61,7 +61,7 @@ fn stays(mesh: &Mesh, gate: &Gate, service: &str, status: &str) {
     gate.await_question();
     let check = own(mesh.on(2), &id(service)).expect("checks");
     assert_eq!(check["Status"], status, "{check}");
-    assert_eq!(is_offered(mesh.on(1), service, status), Ok(()));
+    offered(mesh, service, status);
 }
 
 fn gated(name: &str, port: u16, mut thresholds: Value) -> Value {
