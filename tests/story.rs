@@ -10,6 +10,7 @@ mod dns;
 mod health_checks;
 mod intentions;
 mod join;
+mod limits;
 mod ran;
 mod services;
 mod stability;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         health_checks::STORIES,
         intentions::STORIES,
         join::STORIES,
+        limits::STORIES,
         services::STORIES,
         stability::STORIES,
         traffic::STORIES,

@@ -314,7 +314,7 @@ fn instances() {
         (200, body) if body == "near\n" => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    let mesh_port = capture(web, "tcp port 20000");
+    let mesh_port = capture(web, 20000);
     for _ in 0..10 {
         assert_eq!(call(web, 9191), Ok((200, "near\n".into())));
     }

@@ -1,7 +1,10 @@
 //! The walls: a request between hosts is refused, then allowed over mutual TLS, and goes on without the server.
 
+use std::io::Write;
+
 use serde_json::json;
 
+use crate::kit::capture::capture;
 use crate::kit::mesh::{await_status, call, nginx};
 use crate::kit::wait::SOON;
 use crate::kit::{Mesh, until};
@@ -28,21 +31,17 @@ fn walls() {
     let body = await_status(&web, 9191, 200, SOON);
     assert_eq!(body.trim(), "hello from api");
 
-    let capture = web.spawn(
-        "capture",
-        "tcpdump",
-        &["-Z", "root", "-i", "eth0", "-U", "-A", "-s0", "tcp", "port", "20000"],
-    );
-    until("the capture runs", SOON, || match capture.log().contains("listening on") {
-        true => Ok(()),
-        false => Err(capture.log()),
-    });
+    let seen = capture(&web, 20000);
     assert_eq!(call(&web, 9191).map(|(status, _)| status), Ok(200));
-    until("something was captured", SOON, || match capture.log().contains("20000") {
-        true => Ok(()),
-        false => Err("nothing".into()),
+    // The same eyes see what is not encrypted.
+    let mut plain = web.dial("10.77.0.3:20000").expect("a connection");
+    plain.write_all(b"GET /in-plain-sight HTTP/1.1\r\n\r\n").expect("written");
+    until("the capture sees", SOON, || match seen.packets() {
+        text if text.contains("in-plain-sight") => Ok(()),
+        text => Err(text),
     });
-    assert!(!capture.log().contains("hello from api"), "plaintext between hosts:\n{}", capture.log());
+    let text = seen.packets();
+    assert!(!text.contains("hello from api") && !text.contains("HTTP/1.1 200"), "plaintext:\n{text}");
 
     mesh.on_mut(1).process.kill();
     mesh.lab.host(1).kill_all();

@@ -221,3 +221,6 @@ pub(super) fn resource(command: &Command) -> Resource<'_> {
         | Command::AnnounceServer(_) => Resource::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests;
