@@ -16,7 +16,9 @@ use crate::topic::{RootCertificate, ServerInfo};
 use crate::{CheckId, Datacenter, InstanceId, Millis, Namespace, NodeId, NodeName, Revision};
 
 /// The newest form of command that this build writes and understands. An entry of a higher level stops the server.
-pub const LEVEL: u16 = 1;
+pub const LEVEL: u16 = 2;
+/// What every build of ours understands: the level of a mesh until all its servers say that they know more.
+pub const FIRST_LEVEL: u16 = 1;
 
 /// Identifies a request, so that a repeat returns the first outcome instead of acting twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -118,6 +120,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// The level from which on it is understood. It is proposed only once every server of the mesh has that level.
+    pub fn level(&self) -> u16 {
+        FIRST_LEVEL
+    }
+
     /// For logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {

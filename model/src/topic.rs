@@ -15,7 +15,7 @@ use crate::identity::TrustDomain;
 use crate::intention::Action;
 use crate::node::Node;
 use crate::service::{Instance, ServiceEntry};
-use crate::{Datacenter, Namespace, NodeName, Revision, ServiceKey, ServiceName};
+use crate::{Datacenter, Namespace, NodeId, NodeName, Revision, ServiceKey, ServiceName};
 
 /// What can be followed or asked for. The records of each are named behind it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +122,19 @@ pub struct ServerInfo {
     pub address: String,
     pub leader: bool,
     pub voter: bool,
+    /// Of its host; absent in what the first release wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<NodeId>,
+    /// The newest command level that it understands; zero in what the first release wrote, which means the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub level: u16,
+    /// The public half of its sealing key (HPKE, X25519), to which the root key is encrypted for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sealing: Vec<u8>,
+}
+
+fn is_zero(level: &u16) -> bool {
+    *level == 0
 }
 
 /// The records of a topic at a revision.

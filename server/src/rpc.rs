@@ -12,7 +12,7 @@ mod write;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use purlin_model::command::{Actor, Command, Envelope, LEVEL, Outcome, RequestId};
+use purlin_model::command::{Actor, Command, Envelope, Outcome, RequestId};
 use purlin_model::identity::TrustDomain;
 use purlin_model::{Datacenter, Fault, FaultCode, Millis, NodeName};
 use purlin_wire::frame::FrameError;
@@ -77,7 +77,7 @@ impl Service {
         actor: Actor,
         command: Command,
     ) -> Result<Outcome, Fault> {
-        let envelope = Envelope { level: LEVEL, request, actor, at: self.now(), command };
+        let envelope = Envelope { level: command.level(), request, actor, at: self.now(), command };
         Box::pin(self.raft.propose(envelope)).await
     }
 }

@@ -90,8 +90,15 @@ async fn serve(
     tell_own_host(config, id, &service).await?;
     let quic = Arc::new(QuicServer::bind(&config.bind, credentials.clone(), mesh.trust_domain.clone())?);
     let address = advertised(config, &quic);
-    let server =
-        ServerInfo { node: config.node.clone(), address: address.clone(), leader: true, voter: true };
+    let server = ServerInfo {
+        node: config.node.clone(),
+        address: address.clone(),
+        leader: true,
+        voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
+    };
     service.propose_own(Command::AnnounceServer(server)).await?.result?;
     save_node_file(config, known.as_ref(), id, &mesh, address)?;
     Ok(run(service, quic, keeper, credentials, known.is_some()))
@@ -175,7 +182,7 @@ async fn found_mesh(
         leaf_ttl_ms: millis(config.leaf_ttl),
     };
     let envelope = purlin_model::command::Envelope {
-        level: purlin_model::command::LEVEL,
+        level: purlin_model::command::FIRST_LEVEL,
         request: purlin_model::command::RequestId(uuid::Uuid::new_v4()),
         actor: Default::default(),
         at: (config.clock)(),

@@ -22,7 +22,15 @@ fn topic(n: usize) -> Topic {
 
 fn record(n: u16) -> Record {
     let node = NodeName::new("n").unwrap();
-    Record::Server(ServerInfo { node, address: format!("10.0.0.1:{n}"), leader: false, voter: true })
+    Record::Server(ServerInfo {
+        node,
+        address: format!("10.0.0.1:{n}"),
+        leader: false,
+        voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
+    })
 }
 
 fn delta(topic: Topic, revision: u64, reset: bool, set: &[(&str, u16)]) -> Delta {

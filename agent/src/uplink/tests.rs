@@ -73,7 +73,15 @@ impl Host {
 
 fn record(address: &str) -> Record {
     let node = NodeName::new("server").unwrap();
-    Record::Server(ServerInfo { node, address: address.into(), leader: true, voter: true })
+    Record::Server(ServerInfo {
+        node,
+        address: address.into(),
+        leader: true,
+        voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
+    })
 }
 
 #[tokio::test(start_paused = true)]

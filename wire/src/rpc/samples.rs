@@ -156,7 +156,15 @@ pub(crate) fn records() -> Vec<Record> {
         instance: Arc::new(instance()),
         checks: vec![Arc::new(check())],
     };
-    let server = ServerInfo { node: node_name(), address: "10.0.0.1:8300".into(), leader: true, voter: true };
+    let server = ServerInfo {
+        node: node_name(),
+        address: "10.0.0.1:8300".into(),
+        leader: true,
+        voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
+    };
     let token = JoinTokenInfo {
         id: "6f1d".into(),
         role: NodeRole::Agent,

@@ -391,6 +391,9 @@ impl Tables {
                     address: "10.0.0.1:8300".into(),
                     leader: true,
                     voter: true,
+                    id: None,
+                    level: 0,
+                    sealing: Vec::new(),
                 };
                 BTreeMap::from([("server-1".into(), Record::Server(server))])
             }

@@ -215,6 +215,9 @@ fn there_is_one_mesh_and_one_leader() {
             address: format!("{name}:8300"),
             leader,
             voter: true,
+            id: None,
+            level: 0,
+            sealing: Vec::new(),
         })
     };
     log.yes(server("s1", true));
@@ -324,6 +327,9 @@ fn a_second_server_does_not_join() {
         address: "s1:8300".into(),
         leader: true,
         voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
     }));
     assert!(log.refused(Command::Join(server("s2", 9))).1.contains("runs one only"));
 }

@@ -130,7 +130,15 @@ fn question() -> Ask {
 
 fn server(i: usize, bytes: usize) -> (String, Record) {
     let node = NodeName::new(format!("n{i}")).unwrap();
-    let info = ServerInfo { node, address: "x".repeat(bytes), leader: false, voter: true };
+    let info = ServerInfo {
+        node,
+        address: "x".repeat(bytes),
+        leader: false,
+        voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
+    };
     (format!("n{i}"), Record::Server(info))
 }
 

@@ -10,7 +10,15 @@ use crate::rpc::{Down, Item, WireDelta};
 
 fn record(bytes: usize) -> Record {
     let node = NodeName::new("n").unwrap();
-    Record::Server(ServerInfo { node, address: "x".repeat(bytes), leader: false, voter: true })
+    Record::Server(ServerInfo {
+        node,
+        address: "x".repeat(bytes),
+        leader: false,
+        voter: true,
+        id: None,
+        level: 0,
+        sealing: Vec::new(),
+    })
 }
 
 fn delta(sizes: &[usize], removed: usize, reset: bool) -> Delta {
