@@ -90,7 +90,7 @@ struct HostArgs {
     /// [default: dc1]
     #[arg(long, env = "PURLIN_DATACENTER", value_name = "NAME")]
     datacenter: Option<String>,
-    /// Where to listen for other hosts [default: 0.0.0.0]
+    /// Where to listen for other hosts [default: 0.0.0.0, or :: where --advertise is IPv6]
     #[arg(long, env = "PURLIN_BIND_ADDR", value_name = "IP")]
     bind: Option<String>,
     /// By which address other hosts reach this one [default: its private IPv4 address]

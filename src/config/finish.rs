@@ -1,7 +1,7 @@
 //! Defaults, and what can only be judged when all sources are together.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -104,21 +104,37 @@ fn node_name(raw: &Raw, host: &Host, report: &mut Report) -> Option<NodeName> {
 }
 
 fn own_addresses(raw: &Raw, mode: Mode, host: &Host, report: &mut Report) -> (IpAddr, Option<IpAddr>) {
-    let usual = if mode == Mode::Dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
-    let bind = raw.bind_addr.unwrap_or(usual.into());
-    if let Some(advertise) = raw.advertise_addr {
-        return (bind, Some(advertise));
+    let usual = match raw.advertise_addr {
+        _ if mode == Mode::Dev => Ipv4Addr::LOCALHOST.into(),
+        Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let bind = raw.bind_addr.unwrap_or(usual);
+    let advertise = match raw.advertise_addr {
+        Some(address) => Some(address),
+        None if !bind.is_unspecified() => Some(bind),
+        None => advertised(mode, host, report),
+    };
+    let is_known = raw.advertise_addr.is_some() || mode != Mode::Validate;
+    // A socket takes one family only.
+    if let Some(advertise) = advertise.filter(|address| is_known && address.is_ipv4() != bind.is_ipv4()) {
+        let key = raw.origin(if raw.advertise_addr.is_some() { "advertise_addr" } else { "bind_addr" });
+        report.errors.push(format!(
+            "{key}: what listens on {bind} is not reached at {advertise}: bind_addr and advertise_addr must both be \
+             IPv4 or both IPv6"
+        ));
     }
-    if !bind.is_unspecified() {
-        return (bind, Some(bind));
-    }
+    (bind, advertise)
+}
+
+fn advertised(mode: Mode, host: &Host, report: &mut Report) -> Option<IpAddr> {
     match host.advertised() {
-        Ok(address) => (bind, Some(address)),
+        Ok(address) => Some(address),
         // Validation may run on another host.
-        Err(_) if mode == Mode::Validate => (bind, Some(Ipv4Addr::LOCALHOST.into())),
+        Err(_) if mode == Mode::Validate => Some(Ipv4Addr::LOCALHOST.into()),
         Err(why) => {
             report.errors.push(format!("advertise_addr: {why}"));
-            (bind, None)
+            None
         }
     }
 }

@@ -172,6 +172,22 @@ fn defaults_are_those_of_the_documentation() {
 }
 
 #[test]
+fn what_listens_for_other_hosts_is_of_the_family_that_they_are_told() {
+    let (config, _) =
+        load(&[("a.toml", "data_dir = \"/d\"\nadvertise_addr = \"fd00::7\"")], Mode::Agent).unwrap();
+    assert_eq!(config.listen.mesh, "[::]:20000".parse().unwrap());
+    for text in [
+        "bind_addr = \"0.0.0.0\"\nadvertise_addr = \"fd00::7\"",
+        "bind_addr = \"::\"\nadvertise_addr = \"10.0.0.7\"",
+        "bind_addr = \"::\"",
+    ] {
+        let errors = errors(&[("a.toml", &format!("data_dir = \"/d\"\n{text}"))], Mode::Agent);
+        assert!(errors.len() == 1 && errors[0].contains("or both IPv6"), "{errors:?}");
+    }
+    load(&[("a.toml", "bind_addr = \"::\"")], Mode::Validate).unwrap();
+}
+
+#[test]
 fn consul_keys_without_meaning_are_named_and_accepted() {
     let text = r#"
         server = true

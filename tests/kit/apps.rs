@@ -29,22 +29,31 @@ pub fn nginx(host: &Host, port: u16, text: &str) -> Process {
     nginx_with(host, &port.to_string(), &page)
 }
 
-/// nginx with the given `listen` (a port, and words after it) and locations.
+/// nginx with the given `listen` (a port of loopback, or `unix:<name>`, and words after it) and locations.
 pub fn nginx_with(host: &Host, listen: &str, locations: &str) -> Process {
     let port = listen.split(' ').next().unwrap_or(listen);
     let dir = host.dir.join(format!("nginx-{port}"));
+    let place = match listen.strip_prefix("unix:") {
+        Some(name) => format!("unix:{}/{name}", dir.display()),
+        None => format!("127.0.0.1:{listen}"),
+    };
     std::fs::create_dir_all(dir.join("logs")).expect("a directory");
     let config = format!(
         "user root root; daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;\n\
          events {{ worker_connections 256; }}\n\
          http {{ access_log {0}/access.log; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
          fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; client_max_body_size 0;\n\
-         server {{ listen 127.0.0.1:{listen}; keepalive_requests 100000;\n{locations} }} }}\n",
+         server {{ listen {place}; keepalive_requests 100000;\n{locations} }} }}\n",
         dir.display()
     );
     let file = host.write(&format!("nginx-{port}/nginx.conf"), &config);
     let process = host.spawn(&format!("nginx-{port}"), "nginx", &["-c", path_text(&file)]);
-    await_open(host, port);
+    if let Some(name) = listen.strip_prefix("unix:") {
+        let socket = dir.join(name);
+        until("nginx has its socket", SOON, || socket.metadata().map_err(|error| error.to_string()));
+    } else {
+        await_open(host, port);
+    }
     process
 }
 

@@ -21,7 +21,7 @@ pub struct Capture {
     over: Arc<AtomicBool>,
 }
 
-/// Of all that this host sends and gets on its network, what is TCP from or to this port.
+/// Of all that this host sends and gets, also to itself, what is TCP from or to this port.
 pub fn capture(host: &Host, port: u16) -> Capture {
     let protocol = NonZeroU32::new(EVERYTHING).map(Protocol::from_raw);
     let door = host
@@ -45,16 +45,15 @@ pub fn capture(host: &Host, port: u16) -> Capture {
     capture
 }
 
-/// Whether a frame is of the network, not of loopback, and has TCP of this port in it.
+/// Whether a frame has TCP of this port in it.
 fn is_of(frame: &[u8], port: u16) -> bool {
-    let is_loopback = frame.iter().take(12).all(|byte| *byte == 0);
     let segment = match frame.get(12..14) {
         Some([0x08, 0x00]) if frame.get(23) == Some(&6) => 14 + 4 * usize::from(frame[14] & 15),
         Some([0x86, 0xdd]) if frame.get(20) == Some(&6) => 54,
         _ => return false,
     };
     let ports = frame.get(segment..segment + 4).unwrap_or_default();
-    !is_loopback && ports.chunks(2).any(|one| one == port.to_be_bytes())
+    ports.chunks(2).any(|one| one == port.to_be_bytes())
 }
 
 impl Capture {

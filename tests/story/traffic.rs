@@ -12,7 +12,7 @@ use crate::kit::capture::capture;
 use crate::kit::mesh::{await_status, call};
 use crate::kit::net::{App, read_head, rest};
 use crate::kit::wait::SOON;
-use crate::kit::{Host, Mesh, Process, until};
+use crate::kit::{Agent, Host, Lab, Mesh, Process, until};
 
 pub const STORIES: &[(&str, fn())] = &[
     ("traffic::http", http),
@@ -20,6 +20,8 @@ pub const STORIES: &[(&str, fn())] = &[
     ("traffic::tcp", tcp),
     ("traffic::instances", instances),
     ("traffic::upstreams", upstreams),
+    ("traffic::places", places),
+    ("traffic::ipv6", ipv6),
 ];
 
 /// Registers `api` on host 3, and `web` on host 2 with it as upstream on port 9191, allowed.
@@ -95,6 +97,20 @@ fn http() {
         assert_eq!(spoken, version);
         web.run("curl", &["-sSf", flag, "-o", "copy", &format!("{url}files/blob")]);
         assert_eq!(sha256(web, "copy"), sum, "a big body down, {version}");
+    }
+    // Where the protocol is declared, an application gets that version, whatever its caller speaks.
+    for (service, port, protocol, flag, version) in [
+        ("one", 9192, "http", "--http2-prior-knowledge", "HTTP/1.1"),
+        ("two", 9193, "http2", "--http1.1", "HTTP/2.0"),
+    ] {
+        let entry = json!({"Kind": "service-defaults", "Name": service, "Protocol": protocol}).to_string();
+        assert_eq!(mesh.on(1).put("/v1/config", &entry).expect("an answer").0, 200);
+        until(&format!("{service} is spoken to in {version}"), SOON, || {
+            match web.curl(&[flag, &format!("http://127.0.0.1:{port}/")])? {
+                (200, body) if body == version => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
     }
 }
 
@@ -305,7 +321,7 @@ fn instances() {
         assert_eq!(call(web, 9191), Ok((200, "v1\n".into())));
     }
 
-    // Both ends on one host: nothing goes over the network, and the same policy holds.
+    // Both ends on one host: nothing goes by the mesh port, be it over the network or not, and the same policy holds.
     mesh.on(3).put("/v1/agent/service/deregister/api-1", "").expect("deregistered");
     mesh.on(3).put("/v1/agent/service/deregister/api-2", "").expect("deregistered");
     let _near = nginx(web, 8083, "near");
@@ -323,7 +339,7 @@ fn instances() {
     assert!(body.contains("web") && body.contains("api"), "{body}");
     mesh.on(2).purlin(&["intention", "create", "-allow", "-replace", "web", "api"]);
     await_status(web, 9191, 200, SOON);
-    assert_eq!(mesh_port.packets(), "", "two services of one host spoke over the network");
+    assert_eq!(mesh_port.packets(), "", "two services of one host spoke by the mesh port");
     // The capture would have seen it.
     drop(_near);
     mesh.on(3).register(&instance("api-1", 8081, "v1"));
@@ -401,4 +417,107 @@ fn protocols(mesh: &Mesh) {
     slow.write_all(b"GET / HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n").expect("written");
     let answer = rest(&slow);
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer:?}");
+}
+
+/// Applications and upstreams in unusual places: named ports, other addresses, Unix sockets.
+fn places() {
+    let mesh = Mesh::start(2, "");
+    let (far, web) = (mesh.lab.host(1), mesh.lab.host(2));
+    let _ports = [nginx(far, 8080, "front"), nginx(far, 8081, "admin")];
+    let _outside = App::start(far, "10.77.0.1:8082", |stream| answer(stream, "outside"));
+    let _socket = nginx_with(far, "unix:socket", "location / { return 200 socket; }");
+    let proxied = |name: &str, proxy: Value| {
+        mesh.on(1)
+            .register(&json!({"Name": name, "Port": 9, "Connect": {"SidecarService": {"Proxy": proxy}}}));
+    };
+    mesh.on(1).register(&json!({"Name": "many", "Connect": {"SidecarService": {}}, "Ports": [
+        {"Name": "http", "Port": 8080, "Default": true}, {"Name": "admin", "Port": 8081}]}));
+    mesh.on(1).register(&json!({"Name": "outside", "Address": "10.77.0.1", "Port": 8082,
+        "Connect": {"SidecarService": {}}}));
+    proxied("socket", json!({"LocalServiceSocketPath": far.dir.join("nginx-unix:socket/socket")}));
+    proxied("moved", json!({"LocalServiceAddress": "127.0.0.1", "LocalServicePort": 8080}));
+    let upstreams = json!([
+        {"DestinationName": "many", "LocalBindPort": 9001},
+        {"DestinationName": "many", "DestinationPort": "admin", "LocalBindPort": 9002},
+        {"DestinationName": "outside", "LocalBindAddress": "127.7.7.7", "LocalBindPort": 9001},
+        {"DestinationName": "socket", "LocalBindAddress": "::1", "LocalBindPort": 9001},
+        {"DestinationName": "moved", "LocalBindAddress": "10.77.0.2", "LocalBindPort": 9003},
+    ]);
+    mesh.on(2).register(&json!({"Name": "web", "Port": 80,
+        "Connect": {"SidecarService": {"Proxy": {"Upstreams": upstreams}}}}));
+    mesh.on(2).purlin(&["intention", "create", "web", "*"]);
+    for (place, wanted) in [
+        ("127.0.0.1:9001", "front"),
+        ("127.0.0.1:9002", "admin"),
+        ("127.7.7.7:9001", "outside"),
+        ("[::1]:9001", "socket"),
+        ("10.77.0.2:9003", "front"),
+    ] {
+        until(&format!("{wanted} answers on {place}"), SOON, || {
+            match web.curl(&[&format!("http://{place}/")])? {
+                (200, body) if body.trim() == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+    figures(&mesh);
+}
+
+fn answer(mut stream: std::net::TcpStream, body: &str) {
+    read_head(&mut stream);
+    let length = body.len();
+    let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
+}
+
+/// Both proxies count requests, bytes and time for each pair of services.
+fn figures(mesh: &Mesh) {
+    let (far, near) = (mesh.on(1), mesh.on(2));
+    for (agent, direction) in [(near, "outbound"), (far, "inbound")] {
+        let pair = [("source", "web"), ("destination", "outside"), ("direction", direction)];
+        let class = [&pair[..], &[("response_class", "2xx")]].concat();
+        let before = agent.metric("purlin_proxy_requests_total", &class);
+        let bytes = agent.metric("purlin_proxy_bytes_received_total", &pair);
+        let timed = agent.metric("purlin_proxy_request_duration_seconds_count", &class);
+        for _ in 0..5 {
+            assert_eq!(near.host.curl(&["http://127.7.7.7:9001/"]), Ok((200, "outside".into())));
+        }
+        until(&format!("{direction} requests are counted"), SOON, || {
+            let now = agent.metric("purlin_proxy_requests_total", &class) - before;
+            let bytes = agent.metric("purlin_proxy_bytes_received_total", &pair) - bytes;
+            let timed = agent.metric("purlin_proxy_request_duration_seconds_count", &class) - timed;
+            if (now, bytes, timed) == (5.0, 35.0, 5.0) {
+                Ok(())
+            } else {
+                Err(format!("{now} {bytes} {timed}"))
+            }
+        });
+    }
+    assert_eq!(near.metric("purlin_agent_session_connected", &[]), 1.0);
+    assert_eq!(near.metric("purlin_agent_sync_healthy", &[]), 1.0);
+}
+
+/// A mesh whose hosts know each other by IPv6 alone.
+fn ipv6() {
+    let lab = Lab::new(2);
+    let server = Agent::start(lab.host(1), "server", "", &["--bootstrap", "--advertise=fd77::1"]);
+    server.await_ready();
+    let token = server.purlin(&["join-token", "create"]);
+    let flags = ["--join", token.as_str(), "--advertise=fd77::2"];
+    let agent = Agent::start(lab.host(2), "agent", "", &flags);
+    agent.await_ready();
+    let mesh = Mesh { agents: vec![server, agent], lab };
+    mesh.await_members(2);
+    let (far, web) = (mesh.lab.host(1), mesh.lab.host(2));
+    let _nginx = nginx(far, 8080, "hello");
+    mesh.on(1).register(&meshed("api", 8080));
+    mesh.on(2).register(&client("web", &[("api", 9191)]));
+    mesh.on(2).purlin(&["intention", "create", "web", "api"]);
+    let seen = capture(web, 20000);
+    assert_eq!(await_status(web, 9191, 200, SOON), "hello\n");
+    until("it went over the network", SOON, || match seen.packets() {
+        none if none.is_empty() => Err("nothing was seen".into()),
+        _ => Ok(()),
+    });
+    let dig = ["@127.0.0.1", "-p", "8600", "+short", "api.service.mesh.internal", "AAAA"];
+    assert_eq!(web.run("dig", &dig), "fd77::1");
 }
