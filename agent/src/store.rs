@@ -32,7 +32,16 @@ pub async fn save_or_warn<T: Serialize + Send + 'static>(path: PathBuf, version:
 
 /// What lies in the file; nothing if it was never written or cannot be used, which is logged. Blocks.
 pub fn load_or_warn<T: DeserializeOwned>(path: &Path, newest: u16) -> Option<T> {
-    match load(path, newest) {
+    unless_missing(load(path, newest))
+}
+
+/// As [`load_or_warn`], for private keys: those that others could read are not used again.
+pub fn load_keys_or_warn<T: DeserializeOwned>(path: &Path, newest: u16) -> Option<T> {
+    unless_missing(file::load_secret(path).and_then(|_| load(path, newest)))
+}
+
+fn unless_missing<T>(loaded: Result<T, FileError>) -> Option<T> {
+    match loaded {
         Ok(content) => Some(content),
         Err(FileError::Missing(_)) => None,
         Err(error) => {
@@ -61,6 +70,9 @@ mod tests {
         let content = BTreeMap::from([("a".to_owned(), 1_u32)]);
         save(&path, 1, &content).unwrap();
         assert_eq!(load_or_warn(&path, 1), Some(content));
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(&path, open).unwrap();
+        assert_eq!(load_keys_or_warn::<BTreeMap<String, u32>>(&path, 1), None);
         let mut bytes = std::fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&path, bytes).unwrap();

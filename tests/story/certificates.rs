@@ -123,14 +123,15 @@ fn ping_anew(web: &Host, _: &mut Option<TcpStream>) -> Result<(), String> {
 }
 
 fn leaf_and_disk() {
+    const WARNING: &str = "expire soon and no server can be reached";
     let open = "client_addr = \"0.0.0.0\"\nhttp_config = { allow_plaintext = true }";
-    let mesh = Mesh::start(3, &format!("{open}\n{SHORTEST}"));
-    let (web, far) = (mesh.lab.host(2), mesh.lab.host(3));
-    let _nginx = nginx(far, 8080, "hello");
+    let mut mesh = Mesh::start(3, &format!("{open}\n{SHORTEST}"));
+    let (web, far) = (mesh.lab.host(2).clone(), mesh.lab.host(3).clone());
+    let _nginx = nginx(&far, 8080, "hello");
     mesh.on(3).register(&meshed("api", 8080));
     mesh.on(2).register(&client("web", &[("api", 9191)]));
     mesh.on(2).purlin(&["intention", "create", "web", "api"]);
-    await_status(web, 9191, 200, SOON);
+    await_status(&web, 9191, 200, SOON);
 
     // What the proxy shows to a caller is what the API gives, also after a renewal.
     let roots = mesh.on(3).get("/v1/agent/connect/ca/roots").expect("the roots");
@@ -170,6 +171,14 @@ fn leaf_and_disk() {
         let value = mesh.on(3).metric(name, &labels);
         assert!((least..=most).contains(&value), "{name} is {value}");
     }
+
+    // With servers there it is nothing to worry about; without them it is.
+    assert!(!mesh.on(3).process.log().contains(WARNING), "{}", mesh.on(3).process.log());
+    mesh.on_mut(1).process.kill();
+    until("a warning that time runs out", LONG, || match mesh.on(3).process.log() {
+        log if log.contains(WARNING) => Ok(()),
+        log => Err(log),
+    });
 }
 
 /// The serial number of `api`'s leaf, where API and proxy agree on it.

@@ -249,6 +249,13 @@ fn a_consul_agents_file_starts_a_server() {
         let (_, body) = host.curl(&["http://127.0.0.1:8500/v1/health/service/web?passing"])?;
         if body.contains("\"ServiceID\":\"web\"") { Ok(()) } else { Err(body) }
     });
+    // Scripts of files are allowed here, those of the API are not.
+    let script = r#"{"Name": "evil", "Args": ["/bin/true"], "Interval": "1s"}"#;
+    let (status, text) = host
+        .curl(&["-X", "PUT", "-d", script, "http://127.0.0.1:8500/v1/agent/check/register"])
+        .expect("an answer");
+    assert!((400..500).contains(&status), "{status} {text}");
+    has(&text, &["enable_script_checks"]);
     assert_eq!(process.stop().code(), Some(0));
 }
 

@@ -136,7 +136,14 @@ fn tokens_are_counted_and_listed() {
     let lab = Lab::new(3);
     let mut server = Agent::server(lab.host(1), "");
     // The first start says how to go on.
-    has(&server.process.log(), &["purlin agent --join purlin-join-v1.", "purlin join-token create"]);
+    until("the server tells how to join", SOON, || match server.process.log() {
+        log if log.contains("purlin agent --join purlin-join-v1.")
+            && log.contains("purlin join-token create") =>
+        {
+            Ok(())
+        }
+        log => Err(log),
+    });
 
     let text = token(&server, &["--uses", "2", "--ttl", "30m"]);
     assert_eq!(text.split_whitespace().count(), 1, "more than a token: {text}");
@@ -354,6 +361,15 @@ fn a_host_leaves_and_is_removed() {
     assert_eq!(mesh.lab.host(2).pids(), Vec::<String>::new(), "something goes on on a host that left");
     await_status(mesh.on(1), "h2", 3);
     mesh.on(1).await_healthy("web", 0);
+
+    // The name of one that left is free, here for the same host with nothing of its past; it leaves by the API.
+    std::fs::remove_dir_all(mesh.lab.host(2).dir.join("data")).expect("the data directory goes");
+    let mut heir = Agent::start(mesh.lab.host(2), "agent", "", &["--join", &token(mesh.on(1), &[])]);
+    heir.await_ready();
+    await_status(mesh.on(1), "h2", 1);
+    assert_eq!(heir.put("/v1/agent/leave", ""), Ok((200, String::new())));
+    assert_eq!(heir.process.wait(SOON).code(), Some(0));
+    await_status(mesh.on(1), "h2", 3);
     mesh.on_mut(3).process.kill();
     await_status(mesh.on(1), "h3", 4);
     for name in ["h2", "h3"] {

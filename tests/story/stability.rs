@@ -16,6 +16,7 @@ pub const STORIES: &[(&str, fn())] = &[
     ("stability::no_server", no_server),
     ("stability::no_agent", no_agent),
     ("stability::hosts_come_and_go", hosts_come_and_go),
+    ("stability::changes", changes),
 ];
 
 /// Within five seconds by default, and then the word must get around.
@@ -306,4 +307,67 @@ fn both(agent: &Agent) {
         (200, body) if body == "three\n" => Ok(()),
         other => Err(format!("{other:?}")),
     });
+}
+
+/// Whatever else changes, and even what changes about the two who talk: no request fails for it.
+fn changes() {
+    let mesh = start();
+    let (web, far) = (mesh.lab.host(2), mesh.lab.host(3));
+    let _apps = [nginx(far, 8080, "hello"), nginx(mesh.lab.host(1), 8080, "hello")];
+    let _redis = redis(far, 6379);
+    await_status(web, 9191, 200, SOON);
+    let mut old = until("redis answers", SOON, || {
+        let mut line = web.dial("127.0.0.1:9001").map_err(|error| error.to_string())?;
+        ping(&mut line).map(|()| line)
+    });
+    undisturbed(web, || {
+        for round in 0..3 {
+            others_change(&mesh, round);
+            parties_change(&mesh, round);
+        }
+    });
+    ping(&mut old).expect("an old connection goes on");
+}
+
+/// Strangers to the conversation come and go.
+fn others_change(mesh: &Mesh, round: usize) {
+    let ports = [("api", 9300), ("cache", 9301)];
+    for host in [2, 3] {
+        mesh.on(host).register(&meshed("other", 7000));
+        mesh.on(host).register(&client("third", &ports));
+    }
+    mesh.on(1).purlin(&["intention", "create", "third", "*"]);
+    mesh.on(1).purlin(&["intention", "create", "-deny", "third", "api"]);
+    await_status(mesh.lab.host(3), 9300, 403, SOON);
+    mesh.on(1).purlin(&["intention", "create", "-replace", "third", "api"]);
+    await_status(mesh.lab.host(3), 9300, 200, SOON);
+    let entry = serde_json::json!({"Kind": "service-defaults", "Name": "other", "Protocol": "http"});
+    assert_eq!(mesh.on(2).put("/v1/config", &entry.to_string()).expect("an answer").0, 200, "round {round}");
+    for host in [2, 3] {
+        for service in ["other", "third"] {
+            mesh.on(host).purlin(&["services", "deregister", &format!("-id={service}")]);
+        }
+    }
+    for (source, destination) in [("third", "*"), ("third", "api")] {
+        mesh.on(1).purlin(&["intention", "delete", source, destination]);
+    }
+}
+
+/// The caller gets one more upstream, the called one another tag, a second instance and loses it again.
+fn parties_change(mesh: &Mesh, round: usize) {
+    let more = [("api", 9191), ("cache", 9001), ("late", 9400)];
+    mesh.on(2).register(&client("web", &more));
+    await_status(mesh.lab.host(2), 9400, 503, SOON);
+    mesh.on(2).register(&client("web", &more[..2]));
+    let mut api = meshed("api", 8080);
+    api["Tags"] = serde_json::json!([format!("round-{round}")]);
+    api["Meta"] = serde_json::json!({"round": round.to_string()});
+    mesh.on(3).register(&api);
+    mesh.on(1).register(&api);
+    mesh.on(2).await_healthy("api", 2);
+    mesh.on(1).purlin(&["intention", "create", "-replace", "web", "api"]);
+    mesh.on(3).purlin(&["reload"]);
+    mesh.on(1).purlin(&["services", "deregister", "-id=api"]);
+    mesh.on(2).await_healthy("api", 1);
+    mesh.on(1).purlin(&["intention", "delete", "web", "api"]);
 }

@@ -3,7 +3,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use http::header::HOST;
 use purlin_model::topic::{MeshInfo, Record, Topic};
 use purlin_model::view::Credential;
 use purlin_model::{Fault, Revision, ServiceKey, ServiceName};
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::answer::{Answer, Content, Failure};
 use super::read::{Mode, Source, followed};
-use super::request::{Peer, Request};
+use super::request::{Peer, Request, names_this_host};
 use super::shape;
 
 /// `GET connect/ca/roots?pem=true` and `GET agent/connect/ca/roots`
@@ -77,13 +76,7 @@ fn require_this_host(request: &Request) -> Result<(), Failure> {
     if matches!(request.peer, Peer::Unix { .. }) {
         return Ok(());
     }
-    let host = request.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let is_address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-    if is_address || matches!(name, "" | "localhost") {
+    if names_this_host(&request.headers) {
         return Ok(());
     }
     refuse(
@@ -118,6 +111,7 @@ pub(super) fn pem(label: &str, der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::header::HOST;
     use http::{HeaderMap, HeaderValue};
 
     use super::*;

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::Api;
 use super::answer::{Answer, Body, Failure};
-use super::request::{Peer, Query, Request};
+use super::request::{Peer, Query, Request, names_this_host};
 use super::router::{Found, Route, find};
 use super::routes::routes;
 
@@ -82,7 +82,7 @@ impl Dispatch {
                 return Ok(answer.header(ALLOW_NAME, allowed));
             }
         };
-        refuse_foreign_pages(&parts.method, &parts.headers)?;
+        refuse_foreign_pages(&parts.method, &parts.headers, peer)?;
         self.check_scope(&query, &parts.headers)?;
         let body = receive(body).await?;
         let request = Request { parameters, query, headers: parts.headers, body, peer };
@@ -118,15 +118,15 @@ impl Dispatch {
 
 const ALLOW_NAME: &str = "allow";
 
-/// A web page from elsewhere must not write through a browser on this host.
-fn refuse_foreign_pages(method: &Method, headers: &HeaderMap) -> Result<(), Failure> {
+/// A web page from elsewhere must not write through a browser on this host, not even one whose own name leads here.
+fn refuse_foreign_pages(method: &Method, headers: &HeaderMap, peer: Peer) -> Result<(), Failure> {
     let Some(origin) = headers.get(ORIGIN).filter(|_| !matches!(*method, Method::GET | Method::HEAD)) else {
         return Ok(());
     };
     let text = |value: &HeaderValue| value.to_str().map(str::to_owned).unwrap_or_default();
     let host = headers.get(HOST).map(text).unwrap_or_default();
     match text(origin).split_once("://") {
-        Some((_, own)) if own == host => Ok(()),
+        Some((_, own)) if own == host && (!peer.is_local() || names_this_host(headers)) => Ok(()),
         _ => Err(Failure::new(StatusCode::FORBIDDEN, "a page of another origin may not write here")),
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use http::header::HOST;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
@@ -36,6 +37,18 @@ impl Peer {
             Self::Unix { uid } => uid,
         }
     }
+}
+
+/// Whether `Host` is an address or `localhost`. Another name that leads to loopback is one that a page in a browser
+/// made lead there.
+pub(super) fn names_this_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let is_address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+    is_address || matches!(name, "" | "localhost")
 }
 
 #[derive(Debug)]

@@ -217,19 +217,23 @@ async fn bodies_end_at_their_limit() {
 #[tokio::test]
 async fn a_page_of_another_origin_writes_nothing() {
     let host = Host::start().await;
-    let send = async |origin: &str| {
+    let send = async |at: &str, origin: &str| {
         let request = http::Request::builder()
             .method(Method::PUT)
             .uri("/v1/agent/maintenance?enable=false")
-            .header("host", "127.0.0.1:8500")
+            .header("host", at)
             .header("origin", origin)
             .body(Full::new(Bytes::new()))
             .unwrap();
         host.send(request).await.status
     };
-    assert_eq!(send("http://evil.example").await, StatusCode::FORBIDDEN);
-    assert_eq!(send("null").await, StatusCode::FORBIDDEN);
-    assert_eq!(send("http://127.0.0.1:8500").await, StatusCode::OK);
+    let own = "127.0.0.1:8500";
+    assert_eq!(send(own, "http://evil.example").await, StatusCode::FORBIDDEN);
+    assert_eq!(send(own, "null").await, StatusCode::FORBIDDEN);
+    assert_eq!(send(own, "http://127.0.0.1:8500").await, StatusCode::OK);
+    assert_eq!(send("localhost:8500", "http://localhost:8500").await, StatusCode::OK);
+    // Its own name was made to lead to this host.
+    assert_eq!(send("evil.example:8500", "http://evil.example:8500").await, StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Keeper {
     /// Puts in use what the last run left, as far as it is still good.
     pub fn restore(&self) {
         let Some(file) = &self.file else { return };
-        let Some(stored) = store::load_or_warn::<Stored>(file, VERSION) else { return };
+        let Some(stored) = store::load_keys_or_warn::<Stored>(file, VERSION) else { return };
         let now = self.clock.now();
         let mut slots = self.workloads.lock();
         for leaf in stored.leaves {
