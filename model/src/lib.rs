@@ -3,6 +3,7 @@
 //! No clock, no I/O, no async: a function here gets all it needs as arguments, so that the same law holds on a
 //! server, on an agent and in a test. Everything that is stored or sent is built from these types.
 
+pub mod autopilot;
 pub mod check;
 pub mod command;
 pub mod config_entry;

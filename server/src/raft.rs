@@ -20,7 +20,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use handle::{Leader, Leadership, Metrics, RaftHandle, RaftOptions, StartError};
+pub use handle::{Leader, Leadership, MEMBERS_MAX, Member, Metrics, RaftHandle, RaftOptions, StartError};
 pub use machine::{Applied, Hook, Machine};
 pub use network::{Alone, CallKind, Transport};
 pub use types::{ServerNode, raft_id};

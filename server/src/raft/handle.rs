@@ -3,6 +3,7 @@
 //! A proposal or a barrier waits a bounded time for a leader, then says so. What is on its way is bounded in bytes.
 
 mod leadership;
+mod members;
 mod start;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError,
 use purlin_model::command::{Envelope, LEVEL, Outcome};
 use purlin_model::{Fault, FaultCode, Revision, limit};
 use purlin_wire::rpc::Consistency;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::codec;
 use super::log::LogGauge;
@@ -27,6 +28,7 @@ use super::serve::{self, Incoming};
 use super::types::{Reply, ServerNode, TypeConfig};
 
 pub use leadership::{Leader, Leadership};
+pub use members::{MEMBERS_MAX, Member};
 pub use start::{RaftOptions, StartError};
 
 /// How long a write or a read waits for a leader and a majority.
@@ -63,6 +65,8 @@ struct Inner<M: Machine> {
     log: LogGauge,
     incoming: Incoming,
     in_flight: Semaphore,
+    /// Held while the members of the cluster change.
+    changing: Mutex<()>,
     proposals: AtomicU64,
 }
 
@@ -185,10 +189,7 @@ impl<M: Machine> RaftHandle<M> {
     /// Somebody else leads: the caller must go there. Nobody does: it may wait.
     fn led_elsewhere(&self, to: &ForwardToLeader<TypeConfig>) -> Result<(), Fault> {
         match (to.leader_id, &to.leader_node) {
-            (Some(id), Some(node)) if id != self.inner.own => Err(Fault::unavailable(format!(
-                "this server does not lead the cluster, ask {} at {}",
-                node.name, node.address
-            ))),
+            (Some(id), Some(node)) if id != self.inner.own => Err(elsewhere(&node.name, &node.address)),
             _ => Ok(()),
         }
     }
@@ -232,11 +233,6 @@ impl<M: Machine> RaftHandle<M> {
     pub async fn recovered(&self) -> Result<(), Fault> {
         let waited = self.inner.raft.wait_for_recovery(Some(LEADER_WAIT)).await;
         waited.map(|_| ()).map_err(|_| no_leader())
-    }
-
-    /// Hands leadership to another server.
-    pub async fn transfer_leader(&self, to: u64) -> Result<(), Fault> {
-        self.inner.raft.trigger().transfer_leader(to).await.map_err(|error| self.stopped(&error))
     }
 
     /// Answers a call of a peer; for the transport's receiving end, which must have checked that it is a server.
@@ -300,6 +296,10 @@ impl<M: Machine> RaftHandle<M> {
     pub(crate) fn raft(&self) -> &Raft<M> {
         &self.inner.raft
     }
+}
+
+fn elsewhere(name: &str, address: &str) -> Fault {
+    Fault::unavailable(format!("this server does not lead the cluster, ask {name} at {address}"))
 }
 
 fn no_leader() -> Fault {

@@ -4,8 +4,9 @@
 //! which openraft answers by waiting longer. After any failure the transport is told to forget the connection, so
 //! that a peer that started again is not starved by a dead one.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,30 +72,57 @@ impl Transport for Alone {
     fn forget(&self, _target: &ServerNode) {}
 }
 
+/// Where the members are now. What openraft replicates with is made once for each of them, and outlives a change of
+/// its address.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Book(Arc<RwLock<BTreeMap<u64, ServerNode>>>);
+
+impl Book {
+    pub(crate) fn write(&self, members: BTreeMap<u64, ServerNode>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    fn read(&self, id: u64) -> Option<ServerNode> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+}
+
 pub(crate) struct Network {
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) book: Book,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, _target: u64, node: &ServerNode) -> Peer {
-        Peer { transport: self.transport.clone(), node: node.clone() }
+    async fn new_client(&mut self, target: u64, node: &ServerNode) -> Peer {
+        Peer { transport: self.transport.clone(), target, node: node.clone(), book: self.book.clone() }
     }
 }
 
 /// The way to one peer.
 pub(crate) struct Peer {
     transport: Arc<dyn Transport>,
+    target: u64,
+    /// As it was known last.
     node: ServerNode,
+    book: Book,
 }
 
 impl Peer {
-    async fn call<A, R>(&self, kind: CallKind, ask: &A, limit: Duration) -> Result<R, RPCError<TypeConfig>>
+    async fn call<A, R>(
+        &mut self,
+        kind: CallKind,
+        ask: &A,
+        limit: Duration,
+    ) -> Result<R, RPCError<TypeConfig>>
     where
         A: Serialize + Sync,
         R: DeserializeOwned,
     {
+        if let Some(node) = self.book.read(self.target) {
+            self.node = node;
+        }
         let body = codec::write(ask).map_err(|error| self.unreachable(kind, &error))?;
         let answered = tokio::time::timeout(limit, self.transport.call(&self.node, kind, body.into())).await;
         let bytes = match answered {
@@ -122,7 +150,7 @@ impl Peer {
     }
 
     async fn candidacy(
-        &self,
+        &mut self,
         kind: CallKind,
         ask: VoteRequest<TypeConfig>,
         limit: Duration,
@@ -136,7 +164,7 @@ impl Peer {
         Ok(VoteResponse::new(Vote::from(voted.vote), voted.last.map(LogId::from), voted.granted))
     }
 
-    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, RPCError<TypeConfig>> {
+    async fn send_snapshot(&mut self, vote: Vote, snapshot: Snapshot) -> Result<Vote, RPCError<TypeConfig>> {
         let (head, state) = (SnapshotHead::from(&snapshot.meta), snapshot.snapshot);
         let mut offset = 0;
         loop {

@@ -2,7 +2,9 @@
 
 mod cluster;
 mod codec;
+mod kit;
 mod log;
+mod members;
 mod power_cut;
 mod restart;
 mod single;

@@ -1,4 +1,4 @@
-//! Who leads, and whether this server still runs: what is read off openraft's own metrics.
+//! Who leads, where the members are, and whether this server still runs: what is read off openraft's own metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use openraft::errors::Fatal;
 use openraft::metrics::RaftMetrics;
 use tokio::sync::watch;
 
+use crate::raft::network::Book;
 use crate::raft::types::{MetricsWatch, TypeConfig};
 
 /// A server that leads.
@@ -53,14 +54,21 @@ pub(super) fn die(dead: &watch::Sender<Option<String>>, why: String) {
 /// Follows the metrics until Raft ends; the task's owner is Raft itself, whose end ends it.
 pub(super) fn follow(
     mut metrics: MetricsWatch,
+    book: Book,
     dead: watch::Sender<Option<String>>,
     stopping: Arc<AtomicBool>,
 ) -> watch::Receiver<Leadership> {
     let (publish, leadership) = watch::channel(Leadership::of(&metrics.borrow_watched()));
     tokio::spawn(async move {
+        let mut written = None;
         let reason = loop {
             let (now, running) = {
                 let metrics = metrics.borrow_watched();
+                let members = &metrics.membership_config;
+                if written != *members.log_id() {
+                    written = *members.log_id();
+                    book.write(members.nodes().map(|(id, node)| (*id, node.clone())).collect());
+                }
                 (Leadership::of(&metrics), metrics.running_state.clone())
             };
             let changed = publish.send_if_modified(|known| {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::{IN_FLIGHT_KIB, Inner, Raft, RaftHandle, leadership};
 use crate::raft::log::{LogOpenError, LogStore};
 use crate::raft::machine::{Hook, Loaded, Machine, Store};
-use crate::raft::network::{Network, Transport};
+use crate::raft::network::{Book, Network, Transport};
 use crate::raft::serve::Incoming;
 use crate::raft::snapshot::{SnapshotError, SnapshotStore};
 use crate::raft::types::ServerNode;
@@ -146,11 +146,13 @@ impl<M: Machine> RaftHandle<M> {
         let gauge = log.gauge();
         let store = Store::new(loaded, snapshots, hook);
         let applied = store.subscribe();
-        let raft = Box::pin(Raft::new(own, Arc::new(config), Network { transport }, log, store))
+        let book = Book::default();
+        let network = Network { transport, book: book.clone() };
+        let raft = Box::pin(Raft::new(own, Arc::new(config), network, log, store))
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let (dead, stopping) = (watch::Sender::new(None), Arc::new(AtomicBool::new(false)));
-        let leadership = leadership::follow(raft.metrics(), dead.clone(), stopping.clone());
+        let leadership = leadership::follow(raft.metrics(), book, dead.clone(), stopping.clone());
         // Alone there is nobody to wait for.
         if raft.voter_ids().eq([own]) {
             raft.trigger().elect(false).await.map_err(|error| StartError::Raft(error.to_string()))?;
@@ -166,6 +168,7 @@ impl<M: Machine> RaftHandle<M> {
             log: gauge,
             incoming: Incoming::default(),
             in_flight: Semaphore::new(IN_FLIGHT_KIB),
+            changing: Mutex::default(),
             proposals: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })

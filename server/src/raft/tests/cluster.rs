@@ -1,191 +1,17 @@
-//! Three servers in one process, each with a disk and a runtime of its own, on links that can be cut.
+//! What several servers do together: agree, survive each other, catch up, and refuse nonsense.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use purlin_model::command::LEVEL;
 use purlin_model::{FaultCode, Revision};
 use purlin_wire::rpc::Consistency;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-use tokio::sync::watch;
 
-use super::{Ledger, runtime, say};
+use super::kit::{Cluster, IDS, LIMIT, name};
+use super::say;
+use crate::raft::CallKind;
 use crate::raft::codec::{self, Ballot, Position};
 use crate::raft::message::{Answer, Append};
 use crate::raft::types::{Entry, LogId, Payload};
-use crate::raft::{CallKind, Hook, RaftHandle, RaftOptions, ServerNode, Transport};
-
-const LIMIT: Duration = Duration::from_secs(30);
-const IDS: [u64; 3] = [1, 2, 3];
-
-type Handle = RaftHandle<Ledger>;
-
-/// All links. A server that is absent, and one that is cut off, cannot be reached.
-#[derive(Default)]
-struct Net {
-    servers: Mutex<BTreeMap<String, Handle>>,
-    cut: Mutex<BTreeSet<String>>,
-    calls: watch::Sender<BTreeMap<(String, u8), u64>>,
-}
-
-struct Link {
-    net: Arc<Net>,
-    from: String,
-}
-
-impl Transport for Link {
-    fn call(
-        &self,
-        target: &ServerNode,
-        kind: CallKind,
-        body: Bytes,
-    ) -> BoxFuture<'static, io::Result<Bytes>> {
-        let (net, from, to) = (self.net.clone(), self.from.clone(), target.address.clone());
-        Box::pin(async move {
-            net.calls.send_modify(|calls| *calls.entry((from.clone(), kind as u8)).or_default() += 1);
-            let open = {
-                let cut = net.cut.lock().unwrap();
-                !cut.contains(&from) && !cut.contains(&to)
-            };
-            let server = net.servers.lock().unwrap().get(&to).cloned().filter(|_| open);
-            let server = server.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
-            Ok(server.serve(kind, &body).await)
-        })
-    }
-
-    fn forget(&self, _target: &ServerNode) {}
-}
-
-/// Remembers what the state was last replaced by.
-#[derive(Default)]
-struct Replaced(watch::Sender<Revision>);
-
-impl Hook<Ledger> for Replaced {
-    fn applied(&self, _state: &Arc<Ledger>, _touched: Vec<String>) {}
-    fn replaced(&self, _state: &Arc<Ledger>, revision: Revision) {
-        self.0.send_replace(revision);
-    }
-}
-
-struct Cluster {
-    net: Arc<Net>,
-    dirs: BTreeMap<u64, TempDir>,
-    runtimes: BTreeMap<u64, Runtime>,
-    hooks: BTreeMap<u64, Arc<Replaced>>,
-    control: Runtime,
-}
-
-fn name(id: u64) -> String {
-    format!("server-{id}")
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let dirs = IDS.into_iter().map(|id| (id, tempfile::tempdir().unwrap())).collect();
-        let (runtimes, hooks) = (BTreeMap::new(), BTreeMap::new());
-        let mut cluster = Self { net: Arc::default(), dirs, runtimes, hooks, control: runtime() };
-        for id in IDS {
-            cluster.start(id);
-        }
-        let node = |id| ServerNode { name: name(id), address: name(id) };
-        let members = IDS.into_iter().map(|id| (id, node(id))).collect();
-        cluster.control.block_on(cluster.handle(1).initialize(members)).unwrap();
-        cluster
-    }
-
-    fn start(&mut self, id: u64) {
-        let link = Arc::new(Link { net: self.net.clone(), from: name(id) });
-        let options = RaftOptions::new(self.dir(id), id, name(id), name(id));
-        let hook = Arc::new(Replaced::default());
-        let runtime = runtime();
-        let started = runtime.block_on(Handle::start(options, Ledger::default(), link, hook.clone()));
-        self.net.servers.lock().unwrap().insert(name(id), started.unwrap());
-        self.runtimes.insert(id, runtime);
-        self.hooks.insert(id, hook);
-    }
-
-    /// Ends a server as a power cut of its process would.
-    fn kill(&mut self, id: u64) {
-        self.net.servers.lock().unwrap().remove(&name(id));
-        self.runtimes.remove(&id);
-    }
-
-    fn dir(&self, id: u64) -> &Path {
-        self.dirs[&id].path()
-    }
-
-    fn handle(&self, id: u64) -> Handle {
-        self.net.servers.lock().unwrap()[&name(id)].clone()
-    }
-
-    fn handles(&self) -> Vec<Handle> {
-        self.net.servers.lock().unwrap().values().cloned().collect()
-    }
-
-    /// Waits until every running server names the same running leader.
-    fn leader(&self) -> u64 {
-        let handles = self.handles();
-        let running: Vec<u64> = handles.iter().map(Handle::id).collect();
-        let agreed = async {
-            loop {
-                let leaders: BTreeSet<_> =
-                    handles.iter().map(|h| h.leader().map(|leader| leader.id)).collect();
-                match leaders.first() {
-                    Some(Some(id)) if leaders.len() == 1 && running.contains(id) => return *id,
-                    _ => {}
-                }
-                let mut watches: Vec<_> = handles.iter().map(Handle::leadership).collect();
-                // Looked at again after the watches were set, so that no change is missed.
-                let now: BTreeSet<_> = handles.iter().map(|h| h.leader().map(|leader| leader.id)).collect();
-                if now == leaders {
-                    let changes = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
-                    let _ = futures_util::future::select_all(changes).await;
-                }
-            }
-        };
-        self.control
-            .block_on(async { tokio::time::timeout(LIMIT, agreed).await })
-            .expect("no leader was agreed on")
-    }
-
-    /// Says it where the leader is, whoever that becomes meanwhile.
-    fn say(&self, text: &str) -> Revision {
-        let envelope = say(text);
-        for _ in 0..20 {
-            let leader = self.handle(self.leader());
-            match self.control.block_on(leader.propose(envelope.clone())) {
-                Ok(outcome) => return outcome.revision,
-                Err(fault) => assert_eq!(fault.code, FaultCode::Unavailable, "{fault}"),
-            }
-        }
-        panic!("{text} could not be said");
-    }
-
-    /// Waits until a server has applied up to `revision`.
-    fn wait_applied(&self, id: u64, revision: Revision) -> BTreeMap<String, u64> {
-        let mut applied = self.handle(id).applied();
-        let waited = async {
-            let reached = applied.wait_for(|applied| applied.revision >= revision).await;
-            reached.unwrap().state.said.as_ref().clone()
-        };
-        let waited = self.control.block_on(async { tokio::time::timeout(LIMIT, waited).await });
-        waited.unwrap_or_else(|_| panic!("server {id} did not reach {revision}"))
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for id in IDS {
-            self.kill(id);
-        }
-    }
-}
 
 #[test]
 fn three_servers_agree_survive_their_leader_and_take_it_back() {
@@ -232,7 +58,7 @@ fn leadership_is_handed_over_on_request() {
     let to = IDS.into_iter().find(|id| *id != old).unwrap();
     cluster.wait_applied(to, before);
     let mut leadership = cluster.handle(to).leadership();
-    cluster.control.block_on(cluster.handle(old).transfer_leader(to)).unwrap();
+    assert_eq!(cluster.wait(cluster.handle(old).transfer(Some(to))).unwrap().id, to);
     let waited = async { tokio::time::timeout(LIMIT, leadership.wait_for(|now| now.here)).await.map(|_| ()) };
     cluster.control.block_on(waited).expect("leadership was not handed over");
     cluster.say("after");
