@@ -68,8 +68,9 @@ pub struct Config {
     /// Of the host, or of a service that is registered elsewhere.
     pub checks: Vec<CheckDefinition>,
     pub scripts: Scripts,
-    pub default_intention_policy: Action,
-    pub leaf_cert_ttl: Duration,
+    /// Absent: as the mesh has it, as is the next.
+    pub default_intention_policy: Option<Action>,
+    pub leaf_cert_ttl: Option<Duration>,
     pub join_timeout: Duration,
     pub proxy: Proxy,
 }

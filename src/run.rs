@@ -107,17 +107,17 @@ impl Starting {
 
     async fn server(self) -> anyhow::Result<()> {
         let store = self.open_store()?;
-        let known = store.load()?;
         let token = self.options.join.as_ref();
-        if known.is_none() && !self.options.bootstrap {
-            let Some(token) = token else {
-                return Err(member::empty(store.directory(), NodeRole::Server).into());
-            };
-            return Err(member::no_second_server(token));
-        }
-        if let Some(file) = &known {
-            member::check(file, &self.config().node_name, NodeRole::Server, store.directory())?;
-            member::notice(file, token, self.options.bootstrap)?;
+        match store.load()? {
+            Some(file) => {
+                member::check(&file, &self.config().node_name, NodeRole::Server, store.directory())?;
+                member::notice(&file, token, self.options.bootstrap)?;
+                member::keep_servers(&store, file, token)?;
+            }
+            None if self.options.bootstrap => {}
+            None => {
+                member::join(&self.options, &store, NodeRole::Server).await?;
+            }
         }
         let config = member::server_config(self.config(), store.clone());
         let server = Server::start(config, self.options.bootstrap).await?;
@@ -137,7 +137,7 @@ impl Starting {
                 member::notice(&file, self.options.join.as_ref(), false)?;
                 member::look_also_at(file, self.options.join.as_ref())
             }
-            None => member::join(&self.options, &store).await?,
+            None => member::join(&self.options, &store, NodeRole::Agent).await?,
         };
         let missing = || {
             format!(

@@ -30,8 +30,11 @@ pub struct Config {
     pub advertise: String,
     /// Where the proxy of this host takes mesh connections.
     pub mesh_port: Option<u16>,
-    pub default_intention: Action,
-    pub leaf_ttl: Duration,
+    /// For the whole mesh, as is the next; absent: as the mesh has it.
+    pub default_intention: Option<Action>,
+    pub leaf_ttl: Option<Duration>,
+    /// The newest command level that this server tells it understands: `LEVEL`, but where an older build is played.
+    pub level: u16,
     /// Of the software.
     pub version: String,
     pub clock: Clock,
@@ -70,7 +73,7 @@ pub enum StartError {
     #[error("this mesh is datacenter {was}, not {is}: set datacenter to {was}, or use another data_dir")]
     OtherDatacenter { was: Datacenter, is: Datacenter },
     #[error("data_dir {dir} is of mesh {expected}, but its log holds {found}: restore the whole directory")]
-    OtherMesh { dir: PathBuf, expected: TrustDomain, found: String },
+    OtherMesh { dir: PathBuf, expected: String, found: String },
     #[error("domain {0:?} cannot be part of a trust domain: it must be a DNS name")]
     BadDomain(String),
     #[error(transparent)]
@@ -85,6 +88,11 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(
+        "this server was let in, but did not get what the others have within {0} s: look at their logs and at 8300/udp \
+         between servers, then start it again"
+    )]
+    NotCaughtUp(u64),
     #[error("the server cannot take up its work")]
     Work(#[from] Fault),
 }

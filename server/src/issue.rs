@@ -26,24 +26,24 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Of a node's certificate.
 pub(crate) const NODE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Signs with the newest intermediate.
+/// Signs with the newest intermediate, once this server has one.
 #[derive(Debug)]
 pub(crate) struct Issuer {
-    intermediate: RwLock<Arc<Intermediate>>,
+    intermediate: RwLock<Option<Arc<Intermediate>>>,
     limiter: Limiter,
 }
 
 impl Issuer {
-    pub(crate) fn new(intermediate: Intermediate) -> Self {
-        Self { intermediate: RwLock::new(Arc::new(intermediate)), limiter: Limiter::new(PER_SECOND) }
+    pub(crate) fn new(intermediate: Option<Intermediate>) -> Self {
+        Self { intermediate: RwLock::new(intermediate.map(Arc::new)), limiter: Limiter::new(PER_SECOND) }
     }
 
-    pub(crate) fn intermediate(&self) -> Arc<Intermediate> {
+    pub(crate) fn intermediate(&self) -> Option<Arc<Intermediate>> {
         self.intermediate.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn replace(&self, intermediate: Intermediate) {
-        *self.intermediate.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(intermediate);
+        *self.intermediate.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(intermediate));
     }
 
     /// Waits for this request's turn, at most for a moment.
@@ -70,7 +70,11 @@ impl Issuer {
         now: Millis,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let key = request::public_key(csr)?;
-        let intermediate = self.intermediate();
+        let intermediate = self.intermediate().ok_or_else(|| {
+            Fault::unavailable(
+                "this server has no signing certificate yet: ask another, or try again shortly",
+            )
+        })?;
         let common_name = match &identity.subject {
             Subject::Service { service, .. } => service.as_str(),
             Subject::Agent { node, .. } | Subject::Server { node, .. } => node.as_str(),

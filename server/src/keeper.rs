@@ -31,15 +31,18 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// The certificate of this host: that on the disk if it is good, else a new one.
+    /// The certificate of this host: that on the disk if it is good, else a new one. A server that cannot sign yet
+    /// goes on with what it has.
     pub(crate) fn open(
         store: Arc<NodeStore>,
         ca: CaStore,
         service: Arc<Service>,
     ) -> Result<Self, StartError> {
         let own = own_identity(&service);
+        let may_sign = service.issuer.intermediate().is_some();
         let kept = store.load_credentials()?.filter(|kept| {
-            *kept.identity() == own && !renewal_due(kept, service.now()) && is_trusted(kept, &service)
+            let good = !renewal_due(kept, service.now()) && is_trusted(kept, &service);
+            *kept.identity() == own && (good || !may_sign)
         });
         let credentials = match kept {
             Some(kept) => kept,
@@ -59,7 +62,7 @@ impl Keeper {
         loop {
             looks.tick().await;
             let now = self.service.now();
-            if self.service.issuer.intermediate().renewal_due(now)
+            if self.service.issuer.intermediate().is_some_and(|own| own.renewal_due(now))
                 && let Err(error) = self.renew_intermediate(now)
             {
                 tracing::error!(%error, "the signing certificate cannot be renewed, will try again");
@@ -67,7 +70,8 @@ impl Keeper {
             if let Err(fault) = tell_intermediate(&self.service).await {
                 tracing::warn!(%fault, "the mesh does not know the signing certificate yet, will tell it again");
             }
-            if renewal_due(&self.credentials.borrow().clone(), now) {
+            let may_sign = self.service.issuer.intermediate().is_some();
+            if may_sign && renewal_due(&self.credentials.borrow().clone(), now) {
                 match issue(&self.store, &self.service) {
                     Ok(credentials) => {
                         self.credentials.send_replace(Arc::new(credentials));
@@ -128,7 +132,7 @@ pub(crate) fn new_intermediate(
 
 /// The mesh keeps every intermediate, so that one can be revoked. Does nothing if it has this one.
 pub(crate) async fn tell_intermediate(service: &Service) -> Result<(), Fault> {
-    let certificate_pem = service.issuer.intermediate().pem();
+    let Some(certificate_pem) = service.issuer.intermediate().map(|own| own.pem()) else { return Ok(()) };
     if service.hub.state().knows_intermediate(&service.node, &certificate_pem) {
         return Ok(());
     }

@@ -6,11 +6,13 @@
 mod ca;
 mod config;
 mod feed;
+mod govern;
 mod issue;
 mod keeper;
 mod liveness;
 mod machine;
 mod metrics;
+mod peers;
 pub mod raft;
 mod rpc;
 mod start;
@@ -73,6 +75,14 @@ impl std::fmt::Debug for ServerHandle {
 }
 
 impl ServerHandle {
+    /// Runs beside all else until it is done or the server stops.
+    fn spawn_once(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(work).await;
+        });
+    }
+
     /// For the agent of this host: links to this server without a network.
     pub fn connector(&self) -> Arc<dyn Connector> {
         self.connector.clone()

@@ -100,13 +100,18 @@ pub(crate) fn text(service: &Service, connections: usize) -> String {
     );
     let holding = u64::from(hosts.holding);
     gauge(&mut registry, "hosts_verdicts_held", "1 while most hosts are silent and none is failed", holding);
-    let state = service.hub.state().sizes();
+    let state = service.hub.state();
+    let level = u64::from(state.level());
+    gauge(&mut registry, "mesh_level", "Newest form of command that all servers understand", level);
+    let state = state.sizes();
     gauge(&mut registry, "state_nodes", "Nodes in the catalog", state.nodes as u64);
     gauge(&mut registry, "state_services", "Services in the catalog", state.services as u64);
     gauge(&mut registry, "state_requests", "Requests remembered to answer repeats", state.requests as u64);
     gauge(&mut registry, "state_topics", "Topics whose revision is known exactly", state.topics as u64);
-    let left = service.issuer.intermediate().not_after().since(service.now());
-    gauge(&mut registry, "intermediate_seconds_left", "Life left of the signing certificate", left.as_secs());
+    if let Some(own) = service.issuer.intermediate() {
+        let left = own.not_after().since(service.now()).as_secs();
+        gauge(&mut registry, "intermediate_seconds_left", "Life left of the signing certificate", left);
+    }
     let mut text = String::new();
     if encode_registry(&mut text, &registry).is_err() {
         tracing::error!("metrics cannot be written");

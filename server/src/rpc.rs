@@ -3,21 +3,23 @@
 //! A link's calls are bounded, and a caller that hangs up ends what it asked for. Nothing here changes state but by a
 //! command through Raft.
 
+mod admit;
 mod ask;
 mod authorize;
+mod batch;
 mod join;
+mod leader;
 mod session;
 mod sign;
 mod write;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use purlin_model::command::{Actor, Command, Envelope, Outcome, RequestId};
 use purlin_model::identity::TrustDomain;
 use purlin_model::{Datacenter, Fault, FaultCode, Millis, NodeName};
 use purlin_wire::frame::FrameError;
 use purlin_wire::link::{Link, Stream};
-use purlin_wire::rpc::{self, Call, Reply};
+use purlin_wire::rpc::{self, Call, Raw, Reply};
 use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -26,9 +28,11 @@ use crate::feed::Hub;
 use crate::issue::Issuer;
 use crate::liveness::Liveness;
 use crate::metrics::Metrics;
-use crate::raft::RaftHandle;
+use crate::peers::{self, Peers};
+use crate::raft::{CallKind, RaftHandle};
 use crate::state::State;
 pub(crate) use authorize::Caller;
+pub(crate) use batch::Barriers;
 pub(crate) use join::roots;
 
 /// Calls of one link that are under way; who has more waits to be heard.
@@ -47,6 +51,8 @@ pub(crate) struct Service {
     pub(crate) datacenter: Datacenter,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) raft: RaftHandle<State>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) barriers: Barriers,
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Issuer,
     pub(crate) liveness: Mutex<Liveness>,
@@ -64,21 +70,6 @@ impl Service {
     pub(crate) fn liveness(&self) -> MutexGuard<'_, Liveness> {
         // The machine is whole after each of its methods, so a panic elsewhere does not spoil it.
         self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Proposes a command of this server's own.
-    pub(crate) async fn propose_own(&self, command: Command) -> Result<Outcome, Fault> {
-        self.propose(RequestId(uuid::Uuid::new_v4()), Actor::default(), command).await
-    }
-
-    pub(crate) async fn propose(
-        &self,
-        request: RequestId,
-        actor: Actor,
-        command: Command,
-    ) -> Result<Outcome, Fault> {
-        let envelope = Envelope { level: command.level(), request, actor, at: self.now(), command };
-        Box::pin(self.raft.propose(envelope)).await
     }
 }
 
@@ -158,6 +149,12 @@ impl Conversation {
             rpc::RENEW_NODE => self.one(&mut stream, rpc::RENEW_NODE, self.renew_node(&call)).await,
             rpc::JOIN => self.one(&mut stream, rpc::JOIN, self.join(&call)).await,
             rpc::SESSION => self.session(stream, &call).await,
+            rpc::PROPOSE => self.one(&mut stream, rpc::PROPOSE, self.proposed(&call)).await,
+            rpc::BARRIER => self.one(&mut stream, rpc::BARRIER, self.barrier(&call)).await,
+            rpc::ADMIT => self.one(&mut stream, rpc::ADMIT, self.admit(&call)).await,
+            method if let Some(kind) = peers::kind(method) => {
+                self.one(&mut stream, peers::method(kind), self.raft(kind, call.body)).await
+            }
             _ => self.one::<()>(&mut stream, "unknown", async { Err(call.unknown()) }).await,
         };
         if let Err(error) = answered {
@@ -175,6 +172,12 @@ impl Conversation {
         let reply = Box::pin(answer).await;
         self.count(method, reply.as_ref().err());
         rpc::reply(stream, &reply).await
+    }
+
+    /// What Raft of another server asks of ours.
+    async fn raft(&self, kind: CallKind, body: Vec<u8>) -> Reply<Raw> {
+        self.only_servers()?;
+        Ok(Raw(Box::pin(self.service.raft.serve(kind, &body)).await.into()))
     }
 
     fn count(&self, method: &'static str, fault: Option<&Fault>) {

@@ -1,36 +1,42 @@
 //! From a data directory to a serving server: what is missing is made, what is there must fit together.
 //!
 //! Each step may be cut short by a crash and is then done again at the next start: `node.json` is written last, and
-//! before it is there nothing is promised to anybody.
+//! before it is there nothing is promised to anybody. Three beginnings lead here: a mesh is founded; the one server of
+//! a mesh starts again; one of several starts again, or comes in, and then waits for no leader before it serves.
+
+mod found;
+mod parts;
+mod settle;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use purlin_model::command::{Command, CreateMesh};
-use purlin_model::identity::{Identity, Subject, TrustDomain};
-use purlin_model::node::{Node, NodeRole, NodeStatus};
-use purlin_model::topic::{MeshInfo, ServerInfo};
-use purlin_model::{Millis, NodeId, Revision};
-use purlin_wire::link::{Link, Peer};
-use purlin_wire::memory::MemoryConnector;
+use purlin_model::identity::{Identity, Subject};
+use purlin_model::node::NodeRole;
+use purlin_model::topic::MeshInfo;
+use purlin_model::{Datacenter, NodeId};
 use purlin_wire::node_store::NodeFile;
-use purlin_wire::quic::QuicServer;
+use purlin_wire::quic::{QuicConnector, QuicDialer, QuicServer};
 use purlin_wire::tls::Credentials;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::sync::{Notify, watch};
 
-use crate::ca::{CaStore, NewRoot};
+use crate::ca::CaStore;
 use crate::feed::Hub;
+use crate::govern::Wishes;
 use crate::issue::Issuer;
 use crate::keeper::{self, Keeper};
 use crate::metrics::Metrics;
-use crate::raft::{Alone, RaftHandle, RaftOptions, raft_id};
-use crate::rpc::{self, Service};
+use crate::peers::{PeerTransport, Peers};
+use crate::raft::{RaftHandle, RaftOptions, raft_id};
+use crate::rpc::{Barriers, Service};
 use crate::state::State;
 use crate::{Config, ServerHandle, StartError};
+use settle::Newcomer;
 
 /// Each waits some seconds.
 const RECOVERY_TRIES: usize = 20;
+/// A server that comes in for the first time serves nobody before it has what the others have.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) async fn start(config: Config, bootstrap: bool) -> Result<ServerHandle, StartError> {
     let known = known_node(&config, bootstrap)?;
@@ -39,90 +45,15 @@ pub(crate) async fn start(config: Config, bootstrap: bool) -> Result<ServerHandl
         None => config.store.joining()?.id,
     };
     let ca = CaStore::open(config.store.directory())?;
-    let (raft, hub) = open_raft(&config, id).await?;
-    let served = Box::pin(serve(&config, known, id, ca, raft.clone(), hub)).await;
+    let peers = Peers::new();
+    let (raft, hub) = open_raft(&config, id, peers.clone()).await?;
+    let opened = Opened { config, known, id, ca, peers, raft: raft.clone(), hub };
+    let served = Box::pin(opened.serve()).await;
     if served.is_err() {
         // The files must be free again for the next try of the same process.
         raft.shutdown().await;
     }
     served
-}
-
-async fn serve(
-    config: &Config,
-    known: Option<NodeFile>,
-    id: NodeId,
-    ca: CaStore,
-    raft: RaftHandle<State>,
-    hub: Arc<Hub>,
-) -> Result<ServerHandle, StartError> {
-    raft.initialize_single().await?;
-    recover(&raft).await?;
-    let mesh = match hub.state().mesh_info() {
-        Some(mesh) => mesh.clone(),
-        None => found_mesh(config, known.as_ref(), &ca, &raft, &hub).await?,
-    };
-    check_mesh(config, known.as_ref(), &mesh)?;
-    let now = (config.clock)();
-    let issuer = open_issuer(config, &ca, &mesh, &hub, now)?;
-    if hub.state().sealed_root_key(ca.sealing().public()).is_none() {
-        tracing::error!(
-            good_until = %issuer.intermediate().not_after().0,
-            "the root key of the mesh cannot be opened, because data_dir/ca/sealing is a new one: restore the file \
-             from a backup, or certificates cannot be signed any more once this server's own expires (Unix time, ms)"
-        );
-    }
-    let service = Arc::new(Service {
-        node: config.node.clone(),
-        datacenter: mesh.datacenter.clone(),
-        trust_domain: mesh.trust_domain.clone(),
-        raft,
-        hub,
-        issuer,
-        liveness: Mutex::default(),
-        look: Notify::new(),
-        clock: config.clock.clone(),
-        metrics: Metrics::default(),
-    });
-    keeper::tell_intermediate(&service).await?;
-    let keeper = Keeper::open(config.store.clone(), ca, service.clone())?;
-    let credentials = keeper.credentials();
-    tell_own_host(config, id, &service).await?;
-    let quic = Arc::new(QuicServer::bind(&config.bind, credentials.clone(), mesh.trust_domain.clone())?);
-    let address = advertised(config, &quic);
-    let server = ServerInfo {
-        node: config.node.clone(),
-        address: address.clone(),
-        leader: true,
-        voter: true,
-        id: None,
-        level: 0,
-        sealing: Vec::new(),
-    };
-    service.propose_own(Command::AnnounceServer(server)).await?.result?;
-    save_node_file(config, known.as_ref(), id, &mesh, address)?;
-    Ok(run(service, quic, keeper, credentials, known.is_some()))
-}
-
-/// Waits until the log is applied, which takes longer the longer it is.
-async fn recover(raft: &RaftHandle<State>) -> Result<(), StartError> {
-    let recovered = async {
-        let mut recovered = raft.recovered().await;
-        for _ in 1..RECOVERY_TRIES {
-            if recovered.is_ok() {
-                break;
-            }
-            tracing::info!(applied = raft.metrics().applied, "still applying the log");
-            recovered = raft.recovered().await;
-        }
-        recovered
-    };
-    tokio::select! {
-        biased;
-        // As when the disk is full: the reason says more than that there is no leader.
-        why = raft.dead() => Err(StartError::RaftEnded(why)),
-        recovered = recovered => Ok(recovered?),
-    }
 }
 
 /// What the data directory says this host is; `None`: nothing yet, and it may found a mesh.
@@ -140,240 +71,247 @@ fn known_node(config: &Config, bootstrap: bool) -> Result<Option<NodeFile>, Star
     Ok(Some(file))
 }
 
-async fn open_raft(config: &Config, id: NodeId) -> Result<(RaftHandle<State>, Arc<Hub>), StartError> {
+async fn open_raft(
+    config: &Config,
+    id: NodeId,
+    peers: Arc<Peers>,
+) -> Result<(RaftHandle<State>, Arc<Hub>), StartError> {
     let hub = Arc::new(Hub::default());
     let port = config.bind.first().map_or(0, std::net::SocketAddr::port);
     let address = host_port(&config.advertise, port);
     let options = RaftOptions::new(config.store.directory(), raft_id(id), config.node.as_str(), address);
-    let raft = Box::pin(RaftHandle::start(options, State::new(), Arc::new(Alone), hub.clone())).await?;
+    let transport = Arc::new(PeerTransport(peers));
+    let raft = Box::pin(RaftHandle::start(options, State::new(), transport, hub.clone())).await?;
     hub.begin(raft.applied().borrow().state.clone());
     Ok((raft, hub))
 }
 
-/// Makes the mesh: its trust domain and its root, whose key is sealed before it is forgotten.
-async fn found_mesh(
+/// A data directory that was opened, and what lies in it.
+struct Opened {
+    config: Config,
+    known: Option<NodeFile>,
+    id: NodeId,
+    ca: CaStore,
+    peers: Arc<Peers>,
+    raft: RaftHandle<State>,
+    hub: Arc<Hub>,
+}
+
+impl Opened {
+    async fn serve(self) -> Result<ServerHandle, StartError> {
+        match self.known.clone() {
+            Some(file) if !self.raft.is_alone().await? => self.serve_in_cluster(file).await,
+            known => self.serve_alone(known).await,
+        }
+    }
+
+    /// The one server of its mesh: it leads as soon as its log is read, and is ready when it serves.
+    async fn serve_alone(self, known: Option<NodeFile>) -> Result<ServerHandle, StartError> {
+        if known.is_none() {
+            self.raft.initialize_single().await?;
+        }
+        self.recover().await?;
+        let mesh = match self.hub.state().mesh_info() {
+            Some(mesh) => mesh.clone(),
+            None if known.is_some() => return Err(self.other_mesh("no mesh".into())),
+            None => found::found_mesh(&self.config, &self.ca, &self.raft, &self.hub).await?,
+        };
+        self.check_mesh(&mesh)?;
+        let issuer = Issuer::new(Some(self.intermediate(&mesh)?));
+        let service = self.service(mesh.trust_domain.clone(), mesh.datacenter.clone(), issuer);
+        keeper::tell_intermediate(&service).await?;
+        let is_new = known.is_none();
+        let (handle, newcomer) = self.run(service, Vec::new(), !is_new)?;
+        newcomer.try_settle().await?;
+        Ok(handle)
+    }
+
+    /// One of several, or one that comes in.
+    async fn serve_in_cluster(self, file: NodeFile) -> Result<ServerHandle, StartError> {
+        let mesh = self.hub.state().mesh_info().cloned();
+        if let Some(mesh) = &mesh {
+            self.check_mesh(mesh)?;
+        } else if file.datacenter != self.config.datacenter {
+            let (was, is) = (file.datacenter, self.config.datacenter.clone());
+            return Err(StartError::OtherDatacenter { was, is });
+        }
+        let own = match &mesh {
+            Some(mesh) => self.ca.intermediate(mesh, (self.config.clock)())?,
+            None => None,
+        };
+        let service = self.service(file.trust_domain, file.datacenter, Issuer::new(own));
+        let mut applied = service.raft.applied();
+        let (handle, newcomer) = self.run(service, file.servers, true)?;
+        if mesh.is_some() {
+            handle.spawn_once(newcomer.settle());
+            return Ok(handle);
+        }
+        tracing::info!("this server is new: it waits to be let in, and for what the others have");
+        newcomer.be_admitted().await?;
+        handle.spawn_once(newcomer.settle());
+        let caught_up = applied.wait_for(|applied| applied.state.mesh_info().is_some());
+        match tokio::time::timeout(CAUGHT_UP_WITHIN, caught_up).await {
+            Ok(Ok(_)) => Ok(handle),
+            Ok(Err(_)) | Err(_) => Err(StartError::NotCaughtUp(CAUGHT_UP_WITHIN.as_secs())),
+        }
+    }
+
+    /// Opens the doors, and starts what runs as long as the server does.
+    fn run(
+        self,
+        service: Arc<Service>,
+        servers: Vec<String>,
+        already_bootstrapped: bool,
+    ) -> Result<(ServerHandle, Newcomer), StartError> {
+        let Self { config, known, id, ca, peers, .. } = self;
+        let sealing = ca.sealing().public().to_vec();
+        let keeper = Keeper::open(config.store.clone(), ca, service.clone())?;
+        let credentials = keeper.credentials();
+        let from = config.bind.first().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |bind| bind.ip());
+        peers.dial_with(Arc::new(QuicDialer::new(from, credentials.clone())));
+        let domain = service.trust_domain.clone();
+        let quic = Arc::new(QuicServer::bind(&config.bind, credentials.clone(), domain)?);
+        let address = advertised(&config, &quic);
+        save_node_file(&config, known.as_ref(), id, &service, &address)?;
+        let others: Vec<String> = servers.into_iter().filter(|server| *server != address).collect();
+        let servers = (!others.is_empty()).then(|| connector(&config, from, &credentials, others));
+        let wishes = Wishes::of(&config);
+        let newcomer = Newcomer { config, id, address, sealing, service: service.clone(), servers };
+        Ok((parts::run(service, quic, keeper, wishes, already_bootstrapped), newcomer))
+    }
+
+    fn service(
+        &self,
+        trust_domain: purlin_model::identity::TrustDomain,
+        datacenter: Datacenter,
+        issuer: Issuer,
+    ) -> Arc<Service> {
+        Arc::new(Service {
+            node: self.config.node.clone(),
+            datacenter,
+            trust_domain,
+            raft: self.raft.clone(),
+            peers: self.peers.clone(),
+            barriers: Barriers::default(),
+            hub: self.hub.clone(),
+            issuer,
+            liveness: Mutex::default(),
+            look: Notify::new(),
+            clock: self.config.clock.clone(),
+            metrics: Metrics::default(),
+        })
+    }
+
+    /// Waits until the log is applied, which takes longer the longer it is.
+    async fn recover(&self) -> Result<(), StartError> {
+        let raft = &self.raft;
+        let recovered = async {
+            let mut recovered = raft.recovered().await;
+            for _ in 1..RECOVERY_TRIES {
+                if recovered.is_ok() {
+                    break;
+                }
+                tracing::info!(applied = raft.metrics().applied, "still applying the log");
+                recovered = raft.recovered().await;
+            }
+            recovered
+        };
+        tokio::select! {
+            biased;
+            // As when the disk is full: the reason says more than that there is no leader.
+            why = raft.dead() => Err(StartError::RaftEnded(why)),
+            recovered = recovered => Ok(recovered?),
+        }
+    }
+
+    fn check_mesh(&self, mesh: &MeshInfo) -> Result<(), StartError> {
+        if self.known.as_ref().is_some_and(|file| file.trust_domain != mesh.trust_domain) {
+            return Err(self.other_mesh(mesh.trust_domain.to_string()));
+        }
+        if mesh.datacenter != self.config.datacenter {
+            let (was, is) = (mesh.datacenter.clone(), self.config.datacenter.clone());
+            return Err(StartError::OtherDatacenter { was, is });
+        }
+        Ok(())
+    }
+
+    fn other_mesh(&self, found: String) -> StartError {
+        StartError::OtherMesh {
+            dir: self.config.store.directory().to_owned(),
+            expected: self.known.as_ref().map(|file| file.trust_domain.to_string()).unwrap_or_default(),
+            found,
+        }
+    }
+
+    /// This server's authority, of which a mesh with one server can always have one.
+    fn intermediate(&self, mesh: &MeshInfo) -> Result<crate::ca::Intermediate, StartError> {
+        let now = (self.config.clock)();
+        let kept = self.ca.intermediate(mesh, now)?;
+        let state = self.hub.state();
+        let own = match kept {
+            Some(kept) => kept,
+            None => keeper::new_intermediate(&self.ca, &state, &self.config.node, now)?,
+        };
+        if state.sealed_root_key(self.ca.sealing().public()).is_none() {
+            tracing::error!(
+                good_until = %own.not_after().0,
+                "the root key of the mesh cannot be opened, because data_dir/ca/sealing is a new one: restore the file \
+                 from a backup, or certificates cannot be signed any more once this server's own expires (Unix time, ms)"
+            );
+        }
+        Ok(own)
+    }
+}
+
+/// Finds a server to ask to be let in by, and keeps where servers are.
+fn connector(
     config: &Config,
-    known: Option<&NodeFile>,
-    ca: &CaStore,
-    raft: &RaftHandle<State>,
-    hub: &Hub,
-) -> Result<MeshInfo, StartError> {
-    if let Some(file) = known {
-        return Err(StartError::OtherMesh {
-            dir: config.store.directory().to_owned(),
-            expected: file.trust_domain.clone(),
-            found: "no mesh".into(),
-        });
-    }
-    let domain = config.domain.trim_matches('.').to_ascii_lowercase();
-    let label = |label: &str| purlin_model::ServiceName::new(label).is_ok_and(|label| label.is_dns_label());
-    if domain.len() > 200 || !domain.split('.').all(label) {
-        return Err(StartError::BadDomain(config.domain.chars().take(80).collect()));
-    }
-    let trust_domain = TrustDomain(format!("{}.{domain}", uuid::Uuid::new_v4()));
-    let root = NewRoot::create(&trust_domain, (config.clock)())?;
-    let sealed = ca.sealing().seal(&config.node, &trust_domain, &root.key)?;
-    let create = CreateMesh {
-        trust_domain,
-        datacenter: config.datacenter.clone(),
-        root: root.certificate,
-        sealed_root_key: vec![sealed],
-        default_intention: config.default_intention,
-        leaf_ttl_ms: millis(config.leaf_ttl),
-    };
-    let envelope = purlin_model::command::Envelope {
-        level: purlin_model::command::FIRST_LEVEL,
-        request: purlin_model::command::RequestId(uuid::Uuid::new_v4()),
-        actor: Default::default(),
-        at: (config.clock)(),
-        command: Command::CreateMesh(create),
-    };
-    raft.propose(envelope).await?.result?;
-    let state = hub.state();
-    let mesh = state.mesh_info().ok_or_else(|| purlin_model::Fault::internal("the new mesh is not there"))?;
-    tracing::info!(trust_domain = %mesh.trust_domain, "mesh founded");
-    Ok(mesh.clone())
+    from: std::net::IpAddr,
+    credentials: &watch::Receiver<Arc<Credentials>>,
+    servers: Vec<String>,
+) -> QuicConnector {
+    QuicConnector::new(from, credentials.clone(), servers, remember(config.store.clone()))
 }
 
-fn check_mesh(config: &Config, known: Option<&NodeFile>, mesh: &MeshInfo) -> Result<(), StartError> {
-    if let Some(file) = known.filter(|file| file.trust_domain != mesh.trust_domain) {
-        return Err(StartError::OtherMesh {
-            dir: config.store.directory().to_owned(),
-            expected: file.trust_domain.clone(),
-            found: mesh.trust_domain.to_string(),
-        });
+/// Writes down where servers are, for the next start.
+fn remember(store: Arc<purlin_wire::node_store::NodeStore>) -> impl Fn(&[String]) + Send + Sync + 'static {
+    move |servers: &[String]| {
+        let kept = store.load().map(|file| file.map(|file| NodeFile { servers: servers.to_vec(), ..file }));
+        let saved = match kept {
+            Ok(Some(file)) => store.save(&file),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = saved {
+            tracing::warn!(%error, "cannot remember where servers are");
+        }
     }
-    if mesh.datacenter != config.datacenter {
-        let (was, is) = (mesh.datacenter.clone(), config.datacenter.clone());
-        return Err(StartError::OtherDatacenter { was, is });
-    }
-    Ok(())
-}
-
-fn open_issuer(
-    config: &Config,
-    ca: &CaStore,
-    mesh: &MeshInfo,
-    hub: &Hub,
-    now: Millis,
-) -> Result<Issuer, StartError> {
-    let intermediate = match ca.intermediate(mesh, now)? {
-        Some(intermediate) => intermediate,
-        None => keeper::new_intermediate(ca, &hub.state(), &config.node, now)?,
-    };
-    Ok(Issuer::new(intermediate))
-}
-
-/// The catalog knows this host, and the mesh what its configuration says of all.
-async fn tell_own_host(config: &Config, id: NodeId, service: &Service) -> Result<(), StartError> {
-    let state = service.hub.state();
-    let own = state.node(&config.node).filter(|node| node.id == Some(id));
-    let same = own.is_some_and(|node| node.address == config.advertise && node.version == config.version);
-    let base = own.cloned().unwrap_or_else(|| Node {
-        id: Some(id),
-        name: config.node.clone(),
-        datacenter: service.datacenter.clone(),
-        address: config.advertise.clone(),
-        tagged_addresses: Default::default(),
-        meta: Default::default(),
-        locality: None,
-        mesh_port: config.mesh_port,
-        role: NodeRole::Server,
-        status: NodeStatus::Alive,
-        version: config.version.clone(),
-        create_index: Revision(0),
-        modify_index: Revision(0),
-    });
-    // Its agent tells the rest; only what a server is reached by is told here.
-    if !same || base.status != NodeStatus::Alive {
-        let (address, version) = (config.advertise.clone(), config.version.clone());
-        let node = Node { address, version, mesh_port: config.mesh_port.or(base.mesh_port), ..base };
-        service.propose_own(Command::AnnounceNode(node)).await?.result?;
-    }
-    let wanted = (config.default_intention, millis(config.leaf_ttl));
-    let has = state.mesh_info().map(|mesh| (mesh.default_intention, mesh.leaf_ttl_ms));
-    if has != Some(wanted) {
-        let (default_intention, leaf_ttl_ms) = wanted;
-        service.propose_own(Command::UpdateMesh { default_intention, leaf_ttl_ms }).await?.result?;
-    }
-    Ok(())
 }
 
 fn save_node_file(
     config: &Config,
     known: Option<&NodeFile>,
     id: NodeId,
-    mesh: &MeshInfo,
-    address: String,
+    service: &Service,
+    address: &str,
 ) -> Result<(), StartError> {
+    let mut servers = known.map(|file| file.servers.clone()).unwrap_or_default();
+    if !servers.iter().any(|server| server == address) {
+        servers.push(address.to_owned());
+    }
     let file = NodeFile {
         id,
         name: config.node.clone(),
-        datacenter: mesh.datacenter.clone(),
-        trust_domain: mesh.trust_domain.clone(),
+        datacenter: service.datacenter.clone(),
+        trust_domain: service.trust_domain.clone(),
         role: NodeRole::Server,
-        servers: vec![address],
+        servers,
     };
     if known != Some(&file) {
         config.store.save(&file)?;
     }
     config.store.forget_joining()?;
     Ok(())
-}
-
-/// What runs as long as the server does.
-struct Parts {
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    failed: watch::Sender<Option<String>>,
-}
-
-impl Parts {
-    /// Runs a part until the stop. One that ends before, or panics, ends the server: half of one is worse than none.
-    fn spawn(&self, what: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-        let (stop, failed) = (self.stop.clone(), self.failed.clone());
-        let ended = Ended { what, stop: stop.clone(), failed };
-        self.tasks.spawn(async move {
-            stop.run_until_cancelled(part).await;
-            drop(ended);
-        });
-    }
-}
-
-/// Tells, when it is dropped, that a part is no more.
-struct Ended {
-    what: &'static str,
-    stop: CancellationToken,
-    failed: watch::Sender<Option<String>>,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if !self.stop.is_cancelled() {
-            let what = self.what;
-            let why = format!("the part of the server that {what} ended by itself: start the server again");
-            self.failed.send_modify(|failed| {
-                failed.get_or_insert(why);
-            });
-        }
-    }
-}
-
-/// Starts the tasks. Each ends when the token is cancelled, and the handle waits for them.
-fn run(
-    service: Arc<Service>,
-    quic: Arc<QuicServer>,
-    keeper: Keeper,
-    credentials: watch::Receiver<Arc<Credentials>>,
-    already_bootstrapped: bool,
-) -> ServerHandle {
-    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let parts = Parts { stop: stop.clone(), tasks: tasks.clone(), failed: watch::Sender::new(None) };
-    let me = {
-        let credentials = credentials.borrow();
-        Peer::Member { identity: credentials.identity().clone(), certificate: credentials.fingerprint() }
-    };
-    let (connector, local_links) = MemoryConnector::new(me.clone(), me);
-    let local = accept_local(service.clone(), local_links, stop.clone(), tasks.clone());
-    parts.spawn("takes links of this host", local);
-    let remote = accept_remote(service.clone(), quic.clone(), stop.clone(), tasks.clone());
-    parts.spawn("takes connections of other hosts", remote);
-    let watched = service.clone();
-    parts.spawn("watches hosts", async move { keeper::watch_hosts(&watched).await });
-    parts.spawn("renews certificates", keeper.renew());
-    let failed = parts.failed;
-    ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks, failed }
-}
-
-async fn accept_local(
-    service: Arc<Service>,
-    mut links: mpsc::Receiver<Arc<dyn Link>>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    while let Some(link) = links.recv().await {
-        spawn_link(&service, link, &stop, &tasks);
-    }
-}
-
-async fn accept_remote(
-    service: Arc<Service>,
-    quic: Arc<QuicServer>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    while let Some(link) = quic.accept().await {
-        spawn_link(&service, link, &stop, &tasks);
-    }
-}
-
-fn spawn_link(service: &Arc<Service>, link: Arc<dyn Link>, stop: &CancellationToken, tasks: &TaskTracker) {
-    let (service, stop) = (service.clone(), stop.clone());
-    tasks.spawn(async move {
-        if stop.run_until_cancelled(rpc::serve(service, link.clone())).await.is_none() {
-            link.close("the server stops");
-        }
-    });
 }
 
 fn advertised(config: &Config, quic: &QuicServer) -> String {
@@ -387,7 +325,7 @@ fn host_port(host: &str, port: u16) -> String {
     }
 }
 
-fn millis(span: std::time::Duration) -> u64 {
+fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 

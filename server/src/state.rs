@@ -10,6 +10,7 @@ mod codec;
 mod config;
 mod entry;
 mod intention;
+mod level;
 mod mesh;
 mod node;
 mod permission;

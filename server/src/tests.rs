@@ -35,8 +35,9 @@ fn config(dir: &Path) -> Config {
         bind: vec!["127.0.0.1:0".parse().unwrap()],
         advertise: "127.0.0.1".into(),
         mesh_port: None,
-        default_intention: Action::Deny,
-        leaf_ttl: Duration::from_secs(3600),
+        default_intention: Some(Action::Deny),
+        leaf_ttl: Some(Duration::from_secs(3600)),
+        level: purlin_model::command::LEVEL,
         version: "0.1.0".into(),
         clock: system_clock(),
     }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use purlin_model::check::Probe;
-use purlin_model::intention::Action;
 use purlin_model::{NodeName, limit};
 
 use super::raw::Raw;
@@ -18,7 +17,6 @@ pub(super) const SERVER_PORT: u16 = 8300;
 pub(super) const MESH_PORT: u16 = 20000;
 const DOMAIN: &str = "mesh.internal";
 const ALT_DOMAIN: &str = "consul";
-const LEAF_TTL: Duration = Duration::from_secs(72 * 3600);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 const HTTP_CONNECTIONS: usize = 200;
 
@@ -75,8 +73,8 @@ pub(super) fn finish(mut raw: Raw, mode: Mode, host: &Host, report: &mut Report)
         services: raw.services.into_iter().map(|(_, service)| service).collect(),
         checks: raw.checks.into_iter().map(|(_, check)| check).collect(),
         scripts,
-        default_intention_policy: raw.default_intention.unwrap_or(Action::Deny),
-        leaf_cert_ttl: raw.leaf_ttl.unwrap_or(LEAF_TTL),
+        default_intention_policy: raw.default_intention,
+        leaf_cert_ttl: raw.leaf_ttl,
         join_timeout: raw.join_timeout.unwrap_or(JOIN_TIMEOUT),
         proxy: Proxy {
             workers: raw.proxy_workers,

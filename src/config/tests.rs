@@ -139,7 +139,7 @@ fn three_syntaxes_say_the_same() {
     assert!(hcl.listen.dns.is_empty());
     assert_eq!(hcl.listen.mesh, "0.0.0.0:20001".parse().unwrap());
     assert_eq!(hcl.recursors[0], "10.0.0.53:53".parse().unwrap());
-    assert_eq!(hcl.leaf_cert_ttl, Duration::from_secs(1800));
+    assert_eq!(hcl.leaf_cert_ttl, Some(Duration::from_secs(1800)));
     assert_eq!(hcl.dns.service_ttl["*"], Duration::from_secs(10));
     assert_eq!(hcl.proxy.mode, ProxyMode::External);
     assert_eq!(hcl.runtime_dir, Some("/var/lib/purlin/run".into()));
@@ -160,8 +160,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.listen.server, "0.0.0.0:8300".parse().unwrap());
     assert_eq!(config.listen.mesh, "0.0.0.0:20000".parse().unwrap());
     assert_eq!(config.advertise_addr.to_string(), "10.0.0.7");
-    assert_eq!(config.default_intention_policy, Action::Deny);
-    assert_eq!(config.leaf_cert_ttl, Duration::from_secs(72 * 3600));
+    assert_eq!(config.default_intention_policy, Some(Action::Deny));
+    assert_eq!(config.leaf_cert_ttl, None);
     assert_eq!(config.join_timeout, Duration::from_secs(30));
     let (dev, _) = load(&[], Mode::Dev).unwrap();
     assert_eq!(

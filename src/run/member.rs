@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 use purlin_agent::join::{self, Joiner, QuicDoor};
 use purlin_model::NodeName;
+use purlin_model::command::{FIRST_LEVEL, LEVEL};
 use purlin_model::node::NodeRole;
 use purlin_server::ServerHandle;
 use purlin_wire::node_store::{NodeFile, NodeStore};
@@ -83,18 +84,25 @@ pub(super) fn look_also_at(file: NodeFile, token: Option<&JoinTokenText>) -> Nod
     NodeFile { servers, ..file }
 }
 
-/// This version runs one server.
-pub(super) fn no_second_server(token: &JoinTokenText) -> anyhow::Error {
-    if token.role == NodeRole::Server {
-        return anyhow::anyhow!(
-            "this version runs one server per mesh; this host can join {} as an agent: purlin agent --join TOKEN, with \
-             a token of `purlin join-token create`",
-            token.trust_domain
-        );
+/// As [`look_also_at`], for a server, which finds the others by what lies in its data directory.
+pub(super) fn keep_servers(
+    store: &NodeStore,
+    file: NodeFile,
+    token: Option<&JoinTokenText>,
+) -> anyhow::Result<()> {
+    let kept = look_also_at(file.clone(), token);
+    if kept != file {
+        store.save(&kept)?;
     }
-    anyhow::anyhow!(
-        "the join token is for a host of role agent, this is server: use `purlin agent --join TOKEN`"
-    )
+    Ok(())
+}
+
+/// Plays an older build: the newest command level that this server says it understands. For tests of upgrades.
+const LEVEL_ENV: &str = "PURLIN_TEST_LEVEL";
+
+fn level() -> u16 {
+    let played = std::env::var(LEVEL_ENV).ok().and_then(|text| text.parse().ok());
+    played.filter(|level| (FIRST_LEVEL..=LEVEL).contains(level)).unwrap_or(LEVEL)
 }
 
 pub(crate) fn server_config(config: &Config, store: Arc<NodeStore>) -> purlin_server::Config {
@@ -108,18 +116,23 @@ pub(crate) fn server_config(config: &Config, store: Arc<NodeStore>) -> purlin_se
         mesh_port: Some(config.listen.mesh.port()),
         default_intention: config.default_intention_policy,
         leaf_ttl: config.leaf_cert_ttl,
+        level: level(),
         version: VERSION.into(),
         clock: purlin_server::system_clock(),
     }
 }
 
 /// Lets this host join with the token it was given.
-pub(super) async fn join(options: &RunOptions, store: &NodeStore) -> anyhow::Result<NodeFile> {
-    let Some(token) = &options.join else { return Err(empty(store.directory(), NodeRole::Agent).into()) };
+pub(super) async fn join(
+    options: &RunOptions,
+    store: &NodeStore,
+    role: NodeRole,
+) -> anyhow::Result<NodeFile> {
+    let Some(token) = &options.join else { return Err(empty(store.directory(), role).into()) };
     let config = &options.config;
     let joiner = Joiner {
         name: config.node_name.clone(),
-        role: NodeRole::Agent,
+        role,
         datacenter: Some(config.datacenter.clone()),
         address: config.advertise_addr.to_string(),
         mesh_port: Some(config.listen.mesh.port()),

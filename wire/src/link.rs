@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use purlin_model::NodeName;
 use purlin_model::identity::Identity;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -70,4 +71,14 @@ pub trait Connector: Send + Sync + fmt::Debug + 'static {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>>;
     /// What is known of where servers are, told by a server; kept for the next start.
     fn learn(&self, servers: Vec<String>);
+}
+
+/// Makes links to one server that is meant, and to no other.
+pub trait Dial: Send + Sync + fmt::Debug + 'static {
+    /// `address`: `host:port`.
+    fn dial<'a>(
+        &'a self,
+        server: &'a NodeName,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Link>, LinkError>>;
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
-pub use client::{QuicConnector, join_link};
+pub use client::{QuicConnector, QuicDialer, join_link};
 pub use server::{BindError, QuicServer};
 
 /// A connection over which nothing is heard for so long is lost.

@@ -6,6 +6,7 @@
 mod bytes_field;
 mod bytes_list;
 mod call;
+mod cluster;
 mod delta;
 #[cfg(test)]
 mod golden;
@@ -24,8 +25,10 @@ use serde::{Deserialize, Serialize};
 use crate::frame::Vocabulary;
 
 pub use call::{
-    Answer, STRANGER_CALL_BYTES, ask, call, cancelled, read_call, read_call_of_stranger, reply, reply_asked,
+    Answer, STRANGER_CALL_BYTES, ask, call, call_raw, cancelled, read_call, read_call_of_stranger, reply,
+    reply_asked, try_call,
 };
+pub use cluster::{ADMIT, Admit, Admitted, BARRIER, Barrier, PROPOSE, Proposal, Raw, Reached};
 pub use delta::{Assembler, PIECE_BYTES, TOPIC_BYTES, delta_frames, pieces};
 pub use record::{Records, records};
 pub use session::{

@@ -23,7 +23,7 @@ fn issuer() -> (Issuer, NewRoot) {
     let root = NewRoot::create(&domain(), NOW).unwrap();
     let node = NodeName::new("s1").unwrap();
     let intermediate = Intermediate::create(&root.certificate.pem, &root.key, &domain(), &node, NOW).unwrap();
-    (Issuer::new(intermediate), root)
+    (Issuer::new(Some(intermediate)), root)
 }
 
 fn root_der(root: &NewRoot) -> Vec<u8> {
@@ -69,7 +69,7 @@ fn no_leaf_outlives_its_issuer_and_no_two_share_a_serial() {
     let ten_years = Duration::from_secs(10 * 365 * 24 * 3600);
     let one = issuer.sign(&csr, &web(), ten_years, NOW).unwrap();
     let other = issuer.sign(&csr, &web(), ten_years, NOW).unwrap();
-    assert_eq!(tls::validity(&one[0]).unwrap().not_after, issuer.intermediate().not_after());
+    assert_eq!(tls::validity(&one[0]).unwrap().not_after, issuer.intermediate().unwrap().not_after());
     let serial = |der: &[u8]| x509_parser::parse_x509_certificate(der).unwrap().1.raw_serial().to_vec();
     assert_ne!(serial(&one[0]), serial(&other[0]));
 }

@@ -224,6 +224,43 @@ impl<M: Machine> RaftHandle<M> {
         leadership
     }
 
+    /// Whether this server leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.inner.leadership.borrow().here
+    }
+
+    /// How long ago this server heard of the leader; nothing where it leads itself.
+    pub fn last_contact(&self) -> Duration {
+        if self.is_leader() { Duration::ZERO } else { self.inner.incoming.silence() }
+    }
+
+    /// Resolves when the published state is at least that new.
+    pub async fn reached(&self, revision: Revision) -> Result<(), Fault> {
+        let mut applied = self.inner.applied.clone();
+        let reached = applied.wait_for(|applied| applied.revision >= revision).await;
+        reached.map(|_| ()).map_err(|_| self.stopped(&"it ended"))
+    }
+
+    /// Whether its log has never held anything: a server that has not been let in yet.
+    pub async fn is_empty(&self) -> Result<bool, Fault> {
+        self.inner.raft.is_initialized().await.map(|is| !is).map_err(|error| self.stopped(&error))
+    }
+
+    /// Whether it is the one voter of its cluster.
+    pub async fn is_alone(&self) -> Result<bool, Fault> {
+        let own = self.inner.own;
+        let alone = self.inner.raft.with_raft_state(move |state| {
+            let voters = state.membership_state.effective().voter_ids();
+            voters.eq([own])
+        });
+        alone.await.map_err(|error| self.stopped(&error))
+    }
+
+    /// Whether this server has a vote, as far as it knows.
+    pub fn is_voter(&self) -> bool {
+        self.inner.raft.voter_ids().any(|id| id == self.inner.own)
+    }
+
     /// This server's number in the cluster.
     pub fn id(&self) -> u64 {
         self.inner.own
@@ -238,6 +275,10 @@ impl<M: Machine> RaftHandle<M> {
     /// Answers a call of a peer; for the transport's receiving end, which must have checked that it is a server.
     pub async fn serve(&self, kind: CallKind, body: &[u8]) -> Bytes {
         let inner = &self.inner;
+        let body = match serve::meant_for(inner.own, body) {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
         let (answer, incompatible) = serve::serve(&inner.raft, &inner.incoming, kind, body).await;
         if let Some(why) = incompatible {
             leadership::die(&inner.dead, why);

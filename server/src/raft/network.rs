@@ -87,6 +87,14 @@ impl Book {
     }
 }
 
+/// A call begins with the number of whom it is for: a server with an empty disk may have the name and the address of
+/// one that is gone, and must not be taken for it.
+pub(crate) fn addressed<T: Serialize>(target: u64, ask: &T) -> Result<Bytes, codec::CodecError> {
+    let mut body = target.to_be_bytes().to_vec();
+    body.extend(codec::write(ask)?);
+    Ok(body.into())
+}
+
 pub(crate) struct Network {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) book: Book,
@@ -123,8 +131,8 @@ impl Peer {
         if let Some(node) = self.book.read(self.target) {
             self.node = node;
         }
-        let body = codec::write(ask).map_err(|error| self.unreachable(kind, &error))?;
-        let answered = tokio::time::timeout(limit, self.transport.call(&self.node, kind, body.into())).await;
+        let body = addressed(self.target, ask).map_err(|error| self.unreachable(kind, &error))?;
+        let answered = tokio::time::timeout(limit, self.transport.call(&self.node, kind, body)).await;
         let bytes = match answered {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {

@@ -3,6 +3,9 @@
 //! Bad input is refused in words and changes nothing. An entry that this build cannot take in means that the cluster
 //! speaks a newer form than this server: it must stop before it applies anything, so the caller is told.
 
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
 use bytes::{Bytes, BytesMut};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest,
@@ -23,10 +26,28 @@ const SNAPSHOT_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 type Raft<M> = openraft::Raft<TypeConfig, Store<M>>;
 
-/// A snapshot that is coming in. One at a time: there is one leader.
-#[derive(Default)]
+/// What comes in from the leader.
 pub(crate) struct Incoming {
+    /// A snapshot. One at a time: there is one leader.
     part: Mutex<Option<Part>>,
+    /// When a leader was heard that this server follows; before that, when it started.
+    heard: std::sync::Mutex<Instant>,
+}
+
+impl Default for Incoming {
+    fn default() -> Self {
+        Self { part: Mutex::default(), heard: std::sync::Mutex::new(Instant::now()) }
+    }
+}
+
+impl Incoming {
+    pub(crate) fn silence(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
 }
 
 struct Part {
@@ -50,6 +71,18 @@ impl Refusal {
     }
 }
 
+/// What follows the number of whom a call is for, or the answer to one that is for another.
+pub(crate) fn meant_for(own: u64, body: &[u8]) -> Result<&[u8], Bytes> {
+    match body.split_first_chunk::<8>() {
+        Some((target, rest)) if u64::from_be_bytes(*target) == own => Ok(rest),
+        Some((target, _)) => {
+            let target = u64::from_be_bytes(*target);
+            Err(refused(&format!("this is server {own:016x}, not {target:016x}: that one is gone from here")))
+        }
+        None => Err(refused("the call names nobody")),
+    }
+}
+
 /// Answers one call. The second value, if any, says why this server must stop.
 pub(crate) async fn serve<M: Machine>(
     raft: &Raft<M>,
@@ -58,7 +91,7 @@ pub(crate) async fn serve<M: Machine>(
     body: &[u8],
 ) -> (Bytes, Option<String>) {
     let answered = match kind {
-        CallKind::Append => append(raft, body).await,
+        CallKind::Append => append(raft, incoming, body).await,
         CallKind::Vote => vote(raft, body).await,
         CallKind::PreVote => pre_vote(raft, body).await,
         CallKind::Snapshot => snapshot(raft, incoming, body).await,
@@ -83,7 +116,7 @@ fn answer<T: Serialize>(value: T) -> Result<Bytes, Refusal> {
     codec::write(&Answer::Ok(value)).map(Bytes::from).map_err(|error| Refusal::of(&error))
 }
 
-async fn append<M: Machine>(raft: &Raft<M>, body: &[u8]) -> Result<Bytes, Refusal> {
+async fn append<M: Machine>(raft: &Raft<M>, incoming: &Incoming, body: &[u8]) -> Result<Bytes, Refusal> {
     let ask: Append = asked(body)?;
     let mut entries = Vec::with_capacity(ask.entries.len());
     for bytes in &ask.entries {
@@ -100,7 +133,11 @@ async fn append<M: Machine>(raft: &Raft<M>, body: &[u8]) -> Result<Bytes, Refusa
         leader_commit: ask.committed.map(LogId::from),
         entries,
     };
-    answer(match raft.append_entries(ask).await.map_err(|error| Refusal::of(&error))? {
+    let appended = raft.append_entries(ask).await.map_err(|error| Refusal::of(&error))?;
+    if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
+        incoming.hear();
+    }
+    answer(match appended {
         AppendEntriesResponse::Success => Appended::Success,
         AppendEntriesResponse::PartialSuccess(upto) => Appended::Partial(upto.map(Position::from)),
         AppendEntriesResponse::Conflict => Appended::Conflict,

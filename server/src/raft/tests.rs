@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use purlin_model::command::{Actor, Command, Done, Envelope, LEVEL, Outcome, RequestId};
+use purlin_model::command::{Actor, Command, Done, Envelope, FIRST_LEVEL, Outcome, RequestId};
 use purlin_model::{Millis, Revision};
 
 use super::machine::Machine;
@@ -50,7 +50,7 @@ impl Machine for Ledger {
 
 pub(crate) fn say(text: &str) -> Envelope {
     Envelope {
-        level: LEVEL,
+        level: FIRST_LEVEL,
         request: RequestId(uuid::Uuid::new_v4()),
         actor: Actor::default(),
         at: Millis(1),

@@ -7,7 +7,7 @@ use purlin_model::topic::Topic;
 use purlin_model::{Fault, FaultCode, Revision};
 use purlin_wire::frame::FrameError;
 use purlin_wire::link::Stream;
-use purlin_wire::rpc::{self, Ask, Asked, Call, Item};
+use purlin_wire::rpc::{self, Ask, Asked, Call, Consistency, Item};
 use tokio::time::{Instant, timeout_at};
 
 use super::Conversation;
@@ -19,6 +19,10 @@ const WAIT_MAX: Duration = Duration::from_secs(640);
 
 /// In a mesh with more nodes, reading a topic may take long.
 const LARGE_NODES: usize = 500;
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
 
 fn items(state: &State, topic: &Topic) -> Result<(Revision, Vec<Item>), Fault> {
     let contents = state.read(topic);
@@ -43,7 +47,7 @@ impl Conversation {
         let ask: Ask = Self::decode(call)?;
         let service = &self.service;
         authorize(&service.hub.state(), &self.caller, &Resource::Shared, Access::Read)?;
-        service.raft.read_barrier(ask.consistency).await?;
+        service.read_barrier(ask.consistency).await?;
         let state = self.newer(&ask).await?;
         let (revision, records) = if state.sizes().nodes > LARGE_NODES {
             // A topic may be long in such a mesh, so it is put together where it does not hold up others.
@@ -57,8 +61,11 @@ impl Conversation {
             revision,
             records,
             known_leader: service.raft.leader().is_some(),
-            // A leader answers from what it applied itself; followers come with the second server.
-            last_contact_ms: 0,
+            // What was proved to be fresh has no age.
+            last_contact_ms: match ask.consistency {
+                Consistency::Stale => millis(service.raft.last_contact()),
+                Consistency::Default | Consistency::Consistent => 0,
+            },
             more: false,
         })
     }

@@ -1,7 +1,7 @@
 //! `write`: a command goes into the log in the name of who sent it.
 
 use purlin_model::Fault;
-use purlin_model::command::{Actor, Command, Outcome};
+use purlin_model::command::{Actor, Outcome};
 use purlin_wire::rpc::{Call, Write};
 
 use super::Conversation;
@@ -9,8 +9,7 @@ use super::authorize::{Access, Resource, authorize, resource};
 
 impl Conversation {
     pub(super) async fn write(&self, call: &Call) -> Result<Outcome, Fault> {
-        let mut write: Write = Self::decode(call)?;
-        self.date(&mut write.command);
+        let write: Write = Self::decode(call)?;
         let resource = resource(&write.command);
         authorize(&self.service.hub.state(), &self.caller, &resource, Access::Write)?;
         if resource == Resource::Internal {
@@ -26,14 +25,5 @@ impl Conversation {
             self.service.hub.nudge(node);
         }
         Ok(outcome)
-    }
-
-    /// A token lives as long as its maker wanted, but by our clock: ours is the one that ends it.
-    fn date(&self, command: &mut Command) {
-        if let Command::CreateJoinToken(token) = command {
-            let life = token.expires.since(token.created);
-            token.created = self.service.now();
-            token.expires = token.created.plus(life);
-        }
     }
 }

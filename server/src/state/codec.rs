@@ -76,7 +76,8 @@ impl State {
         let mut bytes = Vec::with_capacity(64 * 1024);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_be_bytes());
-        bytes.extend_from_slice(&LEVEL.to_be_bytes());
+        // What the mesh never used is not in it, so a server of that level can read it.
+        bytes.extend_from_slice(&self.level().to_be_bytes());
         // Writing to memory cannot fail, and every type here can be written: a golden test holds that. Were it
         // otherwise, no snapshot is better than a wrong one: who makes snapshots takes this panic for a failure.
         if let Err(why) = rmp_serde::encode::write_named(&mut bytes, &stored) {

@@ -25,6 +25,13 @@ pub(super) struct MeshTable {
     pub(super) mesh: Option<Mesh>,
     pub(super) intermediates: OrdMap<NodeName, Vector<String>>,
     pub(super) servers: OrdMap<NodeName, ServerInfo>,
+    /// Zero, in what the first release wrote, means the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) level: u16,
+}
+
+fn is_zero(level: &u16) -> bool {
+    *level == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +132,7 @@ impl Draft {
             }
         }
         self.state.mesh.servers = servers;
+        self.raise_level();
         Ok(Done::Yes)
     }
 
@@ -132,6 +140,7 @@ impl Draft {
     pub(super) fn forget_server(&mut self, name: &NodeName) {
         if self.state.mesh.servers.remove(name).is_some() {
             self.touch(Topic::Servers, name.as_str());
+            self.raise_level();
         }
     }
 }

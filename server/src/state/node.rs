@@ -28,7 +28,6 @@ impl Draft {
     pub(super) fn join(&mut self, join: &Join) -> Result<Done, Fault> {
         let datacenter = self.mesh()?.info.datacenter.clone();
         self.use_token(join)?;
-        self.one_server(join)?;
         let node = Node {
             id: Some(join.id),
             name: join.name.clone(),
@@ -63,18 +62,6 @@ impl Draft {
         self.put_member(node)?;
         self.note_joining_key(&join.name, &join.key_sha256);
         Ok(Done::Yes)
-    }
-
-    /// Of this level, a mesh has the server that founded it and no other.
-    fn one_server(&self, join: &Join) -> Result<(), Fault> {
-        let mut others = self.state.mesh.servers.keys().filter(|name| **name != join.name);
-        match others.next().filter(|_| join.role == NodeRole::Server) {
-            Some(server) => Err(Fault::invalid(format!(
-                "this mesh has a server, {server}, and this version runs one only: let {} join as an agent",
-                join.name
-            ))),
-            None => Ok(()),
-        }
     }
 
     /// Refuses a name that another live host holds; a dead host of that name is removed.

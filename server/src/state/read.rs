@@ -171,6 +171,10 @@ impl State {
         hosts.map(|(name, host)| (name, host.node.status))
     }
 
+    pub(crate) fn is_server(&self, name: &NodeName) -> bool {
+        self.mesh.servers.contains_key(name)
+    }
+
     /// Addresses of all servers, the leader's first.
     pub(crate) fn server_addresses(&self) -> Vec<String> {
         let mut servers: Vec<_> = self.mesh.servers.values().collect();

@@ -88,15 +88,6 @@ async fn what_a_join_token_does_not_allow_is_refused_in_one_line() {
             "for role server",
         ),
         (JoinRequest { role: NodeRole::Server, ..good.clone() }, "for role agent"),
-        (
-            JoinRequest {
-                role: NodeRole::Server,
-                token: servers.id.clone(),
-                secret: servers.secret.expose().into(),
-                ..good.clone()
-            },
-            "runs one only",
-        ),
         (JoinRequest { datacenter: Some(Datacenter::new("dc9").unwrap()), ..good.clone() }, "not dc9"),
         (JoinRequest { name: node_name("s1"), ..good.clone() }, "held by a live node"),
         (JoinRequest { csr: vec![1, 2, 3], ..good.clone() }, "signing request"),

@@ -47,7 +47,7 @@ async fn a_founded_mesh_serves_and_is_all_there_after_a_restart() {
     server.stop().await;
 
     let mut config = config(dir.path());
-    config.leaf_ttl = Duration::from_secs(60);
+    config.leaf_ttl = Some(Duration::from_secs(60));
     let server = Server::start(config, true).await.unwrap();
     assert!(server.already_bootstrapped());
     let link = connect(server.connector()).await;

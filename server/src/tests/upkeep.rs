@@ -59,7 +59,7 @@ async fn an_intermediate_that_the_mesh_was_not_told_of_is_told_at_the_next_start
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
     let (mesh, state) = (mesh_of(&server), server.service.hub.state());
-    let first = server.service.issuer.intermediate().pem();
+    let first = server.service.issuer.intermediate().unwrap().pem();
     assert!(state.knows_intermediate(&node_name("s1"), &first));
     let now = server.now();
     server.stop().await;
@@ -68,7 +68,7 @@ async fn an_intermediate_that_the_mesh_was_not_told_of_is_told_at_the_next_start
     let sealed = state.sealed_root_key(ca.sealing().public()).unwrap();
     let made = ca.renew_intermediate(&mesh, sealed, &node_name("s1"), now).unwrap();
     let server = start(dir.path()).await;
-    assert_eq!(server.service.issuer.intermediate().pem(), made.pem());
+    assert_eq!(server.service.issuer.intermediate().unwrap().pem(), made.pem());
     assert!(server.service.hub.state().knows_intermediate(&node_name("s1"), &made.pem()));
     server.stop().await;
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use purlin_model::NodeName;
+use purlin_model::identity::{Subject, TrustDomain};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, ConnectError, Connection, Endpoint, EndpointConfig, TokioRuntime};
 use tokio::net::lookup_host;
@@ -16,8 +18,8 @@ use tokio::time::{sleep, timeout};
 use super::link::QuicLink;
 use super::server::member;
 use super::{CLOSED, CONNECT_TIMEOUT, WELCOME, error, socket, transport};
-use crate::link::{Connector, Link, LinkError, Peer};
-use crate::tls::{self, ALPN_JOIN, ALPN_MEMBER, Credentials, TlsError};
+use crate::link::{Connector, Dial, Link, LinkError, Peer};
+use crate::tls::{self, ALPN_JOIN, ALPN_MEMBER, Credentials, IdentityCheck, TlsError};
 
 /// Servers that are remembered.
 pub(super) const SERVERS_MAX: usize = 64;
@@ -32,8 +34,7 @@ type OnLearn = Box<dyn Fn(&[String]) + Send + Sync>;
 
 /// Makes links to any of the servers it knows: the last good one first, the next beside it when that one is slow.
 pub struct QuicConnector {
-    endpoints: Endpoints,
-    credentials: watch::Receiver<Arc<Credentials>>,
+    dialer: QuicDialer,
     /// The last good one first.
     servers: Mutex<Vec<String>>,
     on_learn: OnLearn,
@@ -54,8 +55,7 @@ impl QuicConnector {
         on_learn: impl Fn(&[String]) + Send + Sync + 'static,
     ) -> Self {
         Self {
-            endpoints: Endpoints::new(bind),
-            credentials,
+            dialer: QuicDialer::new(bind, credentials),
             servers: Mutex::new(tidy(servers)),
             on_learn: Box::new(on_learn),
         }
@@ -74,7 +74,7 @@ impl QuicConnector {
     /// As when their driver gave up on an error of the system.
     #[cfg(test)]
     pub(super) fn break_sockets(&self) {
-        for slot in [&self.endpoints.v4, &self.endpoints.v6] {
+        for slot in [&self.dialer.endpoints.v4, &self.dialer.endpoints.v6] {
             if let Some(endpoint) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
                 endpoint.close(CLOSED, b"");
             }
@@ -108,19 +108,7 @@ impl QuicConnector {
     }
 
     async fn connect_to(&self, server: String) -> (String, Result<Arc<dyn Link>, LinkError>) {
-        let credentials = self.credentials.borrow().clone();
-        let domain = credentials.identity().trust_domain.clone();
-        let verifier = tls::server_verifier(credentials.root_store(), tls::server_of(domain));
-        let (verifier, verdict) = tls::recorded(verifier);
-        let config = tls::client_config(&credentials, verifier, &[ALPN_MEMBER]);
-        let made = match config.and_then(quic_config) {
-            Ok(config) => self.endpoints.connect(&server, &config, &verdict, CONNECT_TIMEOUT).await,
-            Err(error) => Err(LinkError::Untrusted { address: server.clone(), why: error.to_string() }),
-        };
-        let made = made.and_then(|connection| match member(&connection) {
-            Some(peer) => Ok(Arc::new(QuicLink::new(connection, peer, server.clone())) as Arc<dyn Link>),
-            None => Err(LinkError::Untrusted { address: server.clone(), why: "it shows no identity".into() }),
-        });
+        let made = self.dialer.link(&server, tls::server_of(self.dialer.domain())).await;
         (server, made)
     }
 
@@ -155,6 +143,51 @@ impl Connector for QuicConnector {
         servers.clone_from(&next);
         drop(servers);
         (self.on_learn)(&next);
+    }
+}
+
+/// Makes links under one credential, from sockets of its own.
+#[derive(Debug)]
+pub struct QuicDialer {
+    endpoints: Endpoints,
+    credentials: watch::Receiver<Arc<Credentials>>,
+}
+
+impl QuicDialer {
+    /// `bind`: the address to send from.
+    pub fn new(bind: IpAddr, credentials: watch::Receiver<Arc<Credentials>>) -> Self {
+        Self { endpoints: Endpoints::new(bind), credentials }
+    }
+
+    fn domain(&self) -> TrustDomain {
+        self.credentials.borrow().identity().trust_domain.clone()
+    }
+
+    /// A link to whoever answers at `address`, if `check` takes who it is.
+    async fn link(&self, address: &str, check: IdentityCheck) -> Result<Arc<dyn Link>, LinkError> {
+        let untrusted = |why: String| LinkError::Untrusted { address: address.into(), why };
+        let credentials = self.credentials.borrow().clone();
+        let (verifier, verdict) = tls::recorded(tls::server_verifier(credentials.root_store(), check));
+        let config = tls::client_config(&credentials, verifier, &[ALPN_MEMBER]).and_then(quic_config);
+        let config = config.map_err(|error| untrusted(error.to_string()))?;
+        let connection = self.endpoints.connect(address, &config, &verdict, CONNECT_TIMEOUT).await?;
+        let peer = member(&connection).ok_or_else(|| untrusted("it shows no identity".into()))?;
+        Ok(Arc::new(QuicLink::new(connection, peer, address.into())))
+    }
+}
+
+impl Dial for QuicDialer {
+    fn dial<'a>(
+        &'a self,
+        server: &'a NodeName,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn Link>, LinkError>> {
+        let (wanted, of_mesh) = (server.clone(), tls::server_of(self.domain()));
+        let check: IdentityCheck = Arc::new(move |found| match &found.subject {
+            Subject::Server { node, .. } if *node != wanted => Err(format!("it is {found}, not {wanted}")),
+            _ => of_mesh(found),
+        });
+        Box::pin(self.link(address, check))
     }
 }
 

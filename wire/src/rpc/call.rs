@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::{ASK, Ask, Asked, Call, PIECE_BYTES, Reply, TOPIC_BYTES, records};
+use super::{ASK, Ask, Asked, Call, PIECE_BYTES, Raw, Reply, TOPIC_BYTES, records};
 use crate::frame::{self, FrameError};
 use crate::link::{Link, LinkError, ReadHalf, Stream};
 
@@ -45,10 +45,41 @@ where
     Q: Serialize + Sync + ?Sized,
     A: DeserializeOwned,
 {
-    let call = Call::new(method, body)?;
-    within(link, method, deadline, async {
-        let mut stream = send(link, &call).await?;
-        receive(link, method, &mut stream.read).await?
+    try_call(link, method, body, deadline).await?
+}
+
+/// As [`call`], but tells a call that was lost on its way (the outer result) from one that was answered.
+pub async fn try_call<Q, A>(
+    link: &dyn Link,
+    method: &str,
+    body: &Q,
+    deadline: Duration,
+) -> Result<Reply<A>, Fault>
+where
+    Q: Serialize + Sync + ?Sized,
+    A: DeserializeOwned,
+{
+    carry(link, &Call::new(method, body)?, deadline).await
+}
+
+/// A call whose body and answer are bytes in a form of their own.
+pub async fn call_raw(
+    link: &dyn Link,
+    method: &str,
+    body: Vec<u8>,
+    deadline: Duration,
+) -> Result<Raw, Fault> {
+    carry(link, &Call { method: method.into(), body }, deadline).await?
+}
+
+async fn carry<A: DeserializeOwned>(
+    link: &dyn Link,
+    call: &Call,
+    deadline: Duration,
+) -> Result<Reply<A>, Fault> {
+    within(link, &call.method, deadline, async {
+        let mut stream = send(link, call).await?;
+        receive(link, &call.method, &mut stream.read).await
     })
     .await
 }

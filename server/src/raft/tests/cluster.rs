@@ -11,6 +11,7 @@ use super::say;
 use crate::raft::CallKind;
 use crate::raft::codec::{self, Ballot, Position};
 use crate::raft::message::{Answer, Append};
+use crate::raft::network;
 use crate::raft::types::{Entry, LogId, Payload};
 
 #[test]
@@ -161,7 +162,7 @@ fn an_entry_from_a_newer_leader_stops_this_server_before_it_is_stored() {
         committed: Some(at),
         entries: vec![codec::write_entry(&entry).unwrap().into()],
     };
-    let body = codec::write(&append).unwrap();
+    let body = network::addressed(id, &append).unwrap();
     let answer = cluster.control.block_on(server.serve(CallKind::Append, &body));
     assert!(matches!(codec::read(&answer), Ok(Answer::<()>::Refused(why)) if why.contains("newer build")));
     let dead = cluster.control.block_on(async { tokio::time::timeout(LIMIT, server.dead()).await }).unwrap();

@@ -318,18 +318,29 @@ fn the_catalog_is_bounded_and_external_nodes_leave_room_for_hosts() {
 }
 
 #[test]
-fn a_second_server_does_not_join() {
+fn the_mesh_rises_to_what_all_servers_understand() {
     let mut log = Log::with_mesh();
-    log.yes(token("t2", NodeRole::Server, 1));
-    let server = |name: &str, id| Join { role: NodeRole::Server, ..join("t2", name, id) };
-    log.yes(Command::AnnounceServer(ServerInfo {
-        node: node_name("s1"),
-        address: "s1:8300".into(),
-        leader: true,
-        voter: true,
-        id: None,
-        level: 0,
-        sealing: Vec::new(),
-    }));
-    assert!(log.refused(Command::Join(server("s2", 9))).1.contains("runs one only"));
+    let server = |name: &str, level| {
+        Command::AnnounceServer(ServerInfo {
+            node: node_name(name),
+            address: format!("{name}:8300"),
+            leader: false,
+            voter: true,
+            id: None,
+            level,
+            sealing: Vec::new(),
+        })
+    };
+    // One that says nothing is of the first release.
+    log.yes(server("s1", 0));
+    assert_eq!(log.state.level(), 1);
+    log.yes(server("s2", 2));
+    assert_eq!(log.state.level(), 1);
+    assert!(log.state.below(2).text.contains("upgrade s1"), "{}", log.state.below(2));
+    log.yes(server("s1", 2));
+    assert_eq!(log.state.level(), 2);
+    // It never falls, and what was stored of it is read again.
+    log.yes(server("s1", 1));
+    assert_eq!(log.state.level(), 2);
+    assert_eq!(State::decode(&log.state.encode()).unwrap().level(), 2);
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{collection, proptest};
-use purlin_model::command::{Deregister, DeregisterWhat, JoinToken};
+use purlin_model::command::{Deregister, DeregisterWhat, JoinToken, LEVEL};
 use purlin_model::config_entry::{ConfigBody, ConfigEntry, ServiceDefaults};
 use purlin_model::intention::{Party, Rule, SourceIntention};
 use purlin_model::service::Protocol;
@@ -191,10 +191,11 @@ fn the_snapshot_of_level_1_still_loads() {
 #[test]
 fn a_snapshot_of_a_newer_build_says_so() {
     let mut bytes = golden().state.encode();
-    bytes[11] += 1;
+    let level = bytes[11];
+    bytes[11] = u8::try_from(LEVEL + 1).unwrap();
     let error = State::decode(&bytes).unwrap_err().to_string();
     assert!(error.contains("use a newer build"), "{error}");
-    bytes[11] -= 1;
+    bytes[11] = level;
     bytes.push(0);
     assert!(State::decode(&bytes).unwrap_err().to_string().contains("left over"));
 }

@@ -1,0 +1,112 @@
+//! What runs as long as the server does: who ends by itself ends the server, because half of one is worse than none.
+
+use std::sync::Arc;
+
+use purlin_wire::link::{Link, Peer};
+use purlin_wire::memory::MemoryConnector;
+use purlin_wire::quic::QuicServer;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ServerHandle;
+use crate::govern::{Wishes, govern};
+use crate::keeper::{self, Keeper};
+use crate::rpc::{self, Service};
+
+/// Runs parts until the stop.
+struct Parts {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Parts {
+    /// One that ends before the stop, or panics, ends the server.
+    fn spawn(&self, what: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let (stop, failed) = (self.stop.clone(), self.failed.clone());
+        let ended = Ended { what, stop: stop.clone(), failed };
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(part).await;
+            drop(ended);
+        });
+    }
+}
+
+/// Tells, when it is dropped, that a part is no more.
+struct Ended {
+    what: &'static str,
+    stop: CancellationToken,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.stop.is_cancelled() {
+            let what = self.what;
+            let why = format!("the part of the server that {what} ended by itself: start the server again");
+            self.failed.send_modify(|failed| {
+                failed.get_or_insert(why);
+            });
+        }
+    }
+}
+
+/// Starts the tasks. Each ends when the token is cancelled, and the handle waits for them.
+pub(super) fn run(
+    service: Arc<Service>,
+    quic: Arc<QuicServer>,
+    keeper: Keeper,
+    wishes: Wishes,
+    already_bootstrapped: bool,
+) -> ServerHandle {
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let failed = watch::Sender::new(None);
+    let parts = Parts { stop: stop.clone(), tasks: tasks.clone(), failed: failed.clone() };
+    let credentials = keeper.credentials();
+    let me = {
+        let credentials = credentials.borrow();
+        Peer::Member { identity: credentials.identity().clone(), certificate: credentials.fingerprint() }
+    };
+    let (connector, local_links) = MemoryConnector::new(me.clone(), me);
+    let local = accept_local(service.clone(), local_links, stop.clone(), tasks.clone());
+    parts.spawn("takes links of this host", local);
+    let remote = accept_remote(service.clone(), quic.clone(), stop.clone(), tasks.clone());
+    parts.spawn("takes connections of other hosts", remote);
+    let watched = service.clone();
+    parts.spawn("watches hosts", async move { keeper::watch_hosts(&watched).await });
+    parts.spawn("renews certificates", keeper.renew());
+    parts.spawn("keeps what is said of the mesh in force", govern(service.clone(), wishes));
+    ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks, failed }
+}
+
+async fn accept_local(
+    service: Arc<Service>,
+    mut links: mpsc::Receiver<Arc<dyn Link>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    while let Some(link) = links.recv().await {
+        spawn_link(&service, link, &stop, &tasks);
+    }
+}
+
+async fn accept_remote(
+    service: Arc<Service>,
+    quic: Arc<QuicServer>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    while let Some(link) = quic.accept().await {
+        spawn_link(&service, link, &stop, &tasks);
+    }
+}
+
+fn spawn_link(service: &Arc<Service>, link: Arc<dyn Link>, stop: &CancellationToken, tasks: &TaskTracker) {
+    let (service, stop) = (service.clone(), stop.clone());
+    tasks.spawn(async move {
+        if stop.run_until_cancelled(rpc::serve(service, link.clone())).await.is_none() {
+            link.close("the server stops");
+        }
+    });
+}
