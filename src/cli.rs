@@ -11,6 +11,7 @@ mod demo;
 mod help;
 mod intention;
 mod join_token;
+mod kv;
 mod maint;
 mod members;
 mod output;
@@ -84,6 +85,8 @@ enum Verb {
     Intention(intention::IntentionVerb),
     #[command(subcommand)]
     Config(config_entry::ConfigVerb),
+    #[command(subcommand)]
+    Kv(kv::KvVerb),
     #[command(subcommand)]
     JoinToken(join_token::JoinTokenVerb),
     #[command(subcommand)]
@@ -203,6 +206,7 @@ async fn answer(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Services(verb) => services::run(session, &verb).await,
         Verb::Intention(verb) => intention::run(session, &verb).await,
         Verb::Config(verb) => config_entry::run(session, &verb).await,
+        Verb::Kv(verb) => kv::run(session, &verb).await,
         Verb::JoinToken(verb) => join_token::run(session, &verb).await,
         Verb::Connect(verb) => connect::run(session, &verb).await,
         // Those that ask nobody were carried out before.

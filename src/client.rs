@@ -196,6 +196,12 @@ impl Client {
         self.json(&path, answer)
     }
 
+    /// As `put`, for a body that is not JSON.
+    pub async fn put_bytes(&self, path: Path, body: Vec<u8>) -> Result<Value, ClientError> {
+        let answer = self.exchange(Method::PUT, &path, Some(body.into())).await?;
+        self.json(&path, answer)
+    }
+
     /// As `put`, for what is to be in the catalog; why it is not there yet, if it is not.
     pub async fn put_in_catalog(
         &self,
@@ -237,6 +243,15 @@ impl Client {
         method: Method,
         path: &Path,
         body: Option<&Value>,
+    ) -> Result<Answer, ClientError> {
+        self.exchange(method, path, body.map(|body| body.to_string().into())).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &Path,
+        body: Option<Bytes>,
     ) -> Result<Answer, ClientError> {
         let exchange = async {
             let response = self.send(method, path, body).await?;
@@ -286,7 +301,7 @@ impl Client {
         &self,
         method: Method,
         path: &Path,
-        body: Option<&Value>,
+        body: Option<Bytes>,
     ) -> Result<hyper::Response<Incoming>, ClientError> {
         let host = match &self.address {
             Address::Tcp(text) => text.as_str(),
@@ -299,8 +314,8 @@ impl Client {
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }
-        let bytes = body.map(Value::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(bytes))).map_err(|error| self.broken(error))?;
+        let request =
+            request.body(Full::new(body.unwrap_or_default())).map_err(|error| self.broken(error))?;
         let connect = async {
             match &self.address {
                 Address::Tcp(text) => TcpStream::connect(text).await.map(Either::Tcp),
@@ -310,12 +325,12 @@ impl Client {
         let connected =
             timeout(CONNECT, connect).await.map_err(|_| self.unreachable("no answer within 5 s"))?;
         match connected.map_err(|error| self.unreachable(plain_reason(&error)))? {
-            Either::Tcp(stream) => self.exchange(stream, request).await,
-            Either::Unix(stream) => self.exchange(stream, request).await,
+            Either::Tcp(stream) => self.talk(stream, request).await,
+            Either::Unix(stream) => self.talk(stream, request).await,
         }
     }
 
-    async fn exchange<S>(
+    async fn talk<S>(
         &self,
         stream: S,
         request: Request<Full<Bytes>>,

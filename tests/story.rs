@@ -10,6 +10,7 @@ mod dns;
 mod health_checks;
 mod intentions;
 mod join;
+mod kv;
 mod limits;
 mod ran;
 mod services;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         health_checks::STORIES,
         intentions::STORIES,
         join::STORIES,
+        kv::STORIES,
         limits::STORIES,
         services::STORIES,
         stability::STORIES,

@@ -18,6 +18,7 @@ mod dispatch;
 mod health;
 mod intentions;
 mod join_token;
+mod kv;
 mod listen;
 mod lookup;
 mod members;

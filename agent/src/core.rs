@@ -110,10 +110,15 @@ impl Core {
 
     /// Proposes a command. Returns once it is committed and visible here.
     pub async fn write(&self, command: Command, uid: Option<u32>) -> Result<Outcome, Fault> {
-        let request = RequestId(uuid::Uuid::new_v4());
-        let outcome = self.0.uplink.write(rpc::Write { request, uid, command }).await?;
+        let outcome = self.commit(command, uid).await?;
         self.0.mirror.visible(outcome.revision, VISIBLE).await;
         Ok(outcome)
+    }
+
+    /// Proposes a command about what is only read at servers. Returns once it is committed.
+    pub async fn commit(&self, command: Command, uid: Option<u32>) -> Result<Outcome, Fault> {
+        let request = RequestId(uuid::Uuid::new_v4());
+        self.0.uplink.write(rpc::Write { request, uid, command }).await
     }
 
     /// Brings the catalog in line with what this host registered, as it is at this call.

@@ -10,6 +10,7 @@ use crate::config_entry::{ConfigEntry, ConfigKind};
 use crate::fault::Fault;
 use crate::identity::TrustDomain;
 use crate::intention::{Action, Party, SourceIntention};
+use crate::kv::KvWrite;
 use crate::node::{Node, NodeRole, NodeStatus};
 use crate::service::Instance;
 use crate::topic::{RootCertificate, ServerInfo};
@@ -117,12 +118,17 @@ pub enum Command {
         default_intention: Action,
         leaf_ttl_ms: u64,
     },
+    /// One change of the key-value tree.
+    Kv(KvWrite),
 }
 
 impl Command {
     /// The level from which on it is understood. It is proposed only once every server of the mesh has that level.
     pub fn level(&self) -> u16 {
-        FIRST_LEVEL
+        match self {
+            Self::Kv(_) => 2,
+            _ => FIRST_LEVEL,
+        }
     }
 
     /// For logs and metrics.
@@ -145,6 +151,7 @@ impl Command {
             Self::AnnounceServer(_) => "announce-server",
             Self::RecordCertificate { .. } => "record-certificate",
             Self::UpdateMesh { .. } => "update-mesh",
+            Self::Kv(_) => "kv",
         }
     }
 }
@@ -242,7 +249,7 @@ pub struct Outcome {
 pub enum Done {
     /// Carried out, or already so.
     Yes,
-    /// A compare-and-set whose index did not match; nothing changed.
+    /// The condition was not met, as the index of a compare-and-set or the holder of a lock; nothing changed.
     CasFailed,
     /// Deleted, or there was nothing to delete.
     Deleted { existed: bool },

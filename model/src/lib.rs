@@ -4,6 +4,7 @@
 //! server, on an agent and in a test. Everything that is stored or sent is built from these types.
 
 pub mod autopilot;
+pub mod blob;
 pub mod check;
 pub mod command;
 pub mod config_entry;
@@ -12,14 +13,18 @@ pub mod duration;
 pub mod fault;
 pub mod identity;
 pub mod intention;
+pub mod kv;
 pub mod limit;
 pub mod name;
 pub mod node;
 pub mod revision;
 pub mod service;
+pub mod session;
 pub mod topic;
 pub mod view;
 
+pub use blob::Blob;
 pub use fault::{Fault, FaultCode};
 pub use name::{CheckId, Datacenter, InstanceId, Namespace, NodeId, NodeName, ServiceKey, ServiceName};
 pub use revision::{Millis, Revision};
+pub use session::SessionId;

@@ -39,14 +39,22 @@ pub const PERMISSIONS: usize = 128;
 /// One config entry, encoded.
 pub const CONFIG_ENTRY_BYTES: usize = 512 * 1024;
 
+/// A key and a value of the key-value tree. Consul's figure for values.
+pub const KV_KEY_BYTES: usize = 4 * 1024;
+pub const KV_VALUE_BYTES: usize = 512 * 1024;
+/// Keys of the tree, and the bytes of all keys and values together.
+pub const KV_KEYS: usize = 1_000_000;
+pub const KV_BYTES: usize = 512 * 1024 * 1024;
+
 /// A body of the HTTP API.
 pub const API_BODY_BYTES: usize = 512 * 1024;
-/// One command in the Raft log, encoded; below sled's blob threshold.
-pub const COMMAND_BYTES: usize = 480 * 1024;
+/// One command in the Raft log, encoded: a value of the tree with all that stands around it.
+pub const COMMAND_BYTES: usize = KV_VALUE_BYTES + 64 * 1024;
 /// One frame between processes. Snapshots of a topic are cut into frames below it.
 pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
 /// Topics that one session may follow.
 pub const TOPICS_PER_SESSION: usize = 10_000;
 
-const _: () = assert!(CONFIG_ENTRY_BYTES >= COMMAND_BYTES && COMMAND_BYTES < FRAME_BYTES);
+const _: () = assert!(CONFIG_ENTRY_BYTES < COMMAND_BYTES && COMMAND_BYTES < FRAME_BYTES);
+const _: () = assert!(KV_VALUE_BYTES + 2 * KV_KEY_BYTES < COMMAND_BYTES);
 const _: () = assert!(API_BODY_BYTES < FRAME_BYTES);

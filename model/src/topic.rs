@@ -13,6 +13,7 @@ use crate::command::JoinTokenInfo;
 use crate::config_entry::{ConfigEntry, ConfigKind};
 use crate::identity::TrustDomain;
 use crate::intention::Action;
+use crate::kv::{KvEntry, KvTopic};
 use crate::node::Node;
 use crate::service::{Instance, ServiceEntry};
 use crate::{Datacenter, Namespace, NodeId, NodeName, Revision, ServiceKey, ServiceName};
@@ -39,6 +40,8 @@ pub enum Topic {
     Servers,
     /// Join tokens without their secrets: `Record::JoinToken`, keyed by id.
     JoinTokens,
+    /// A part of the key-value tree: `Record::Kv`, keyed by key; of a list of keys `Record::KvKey`.
+    Kv(KvTopic),
 }
 
 impl fmt::Display for Topic {
@@ -55,6 +58,7 @@ impl fmt::Display for Topic {
             Self::Mesh => f.write_str("mesh"),
             Self::Servers => f.write_str("servers"),
             Self::JoinTokens => f.write_str("join-tokens"),
+            Self::Kv(topic) => topic.fmt(f),
         }
     }
 }
@@ -72,6 +76,9 @@ pub enum Record {
     Mesh(MeshInfo),
     Server(ServerInfo),
     JoinToken(JoinTokenInfo),
+    Kv(KvEntry),
+    /// There is such a key, or (ending with the separator) there are keys that go on behind it.
+    KvKey,
 }
 
 /// A service in the list of all.

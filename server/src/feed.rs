@@ -7,6 +7,7 @@
 mod frames;
 mod marks;
 mod ring;
+mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,13 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use purlin_model::kv::KvTopic;
 use purlin_model::topic::Topic;
 use purlin_model::{Fault, FaultCode, NodeName, Revision, limit};
 use tokio::sync::Notify;
 
 use crate::raft;
-use crate::state::{State, Touched};
+use crate::state::{KvChange, State, Touched};
 
 pub(crate) use marks::{Dirty, Marks};
 
@@ -36,6 +38,7 @@ struct Inner {
     ring: ring::Ring,
     followers: HashMap<u64, Follower>,
     topics: HashMap<Topic, BTreeSet<u64>>,
+    tree: tree::Tree,
     next: u64,
 }
 
@@ -106,7 +109,7 @@ impl Hub {
         let inner = self.lock();
         HubMetrics {
             followers: inner.followers.len(),
-            topics: inner.topics.len(),
+            topics: inner.topics.len() + inner.tree.len(),
             ring_keys: inner.ring.keys(),
             frame_bytes: self.frames.bytes(),
         }
@@ -130,10 +133,52 @@ impl Inner {
                     }
                 }
             }
+            for change in &change.kv {
+                self.mark_tree(change);
+            }
+        }
+    }
+
+    fn mark_tree(&mut self, change: &KvChange) {
+        for (topic, id) in self.tree.concerned(change) {
+            let Some(follower) = self.followers.get_mut(&id) else { continue };
+            match (change, &topic) {
+                (KvChange::Key(key), KvTopic::Key(_) | KvTopic::Tree(_)) => {
+                    follower.dirty.mark(&Topic::Kv(topic), key.clone());
+                }
+                // Which of the listed keys that changes would have to be found first.
+                _ => follower.dirty.mark_all(&Topic::Kv(topic)),
+            }
+            follower.bell.notify_one();
+        }
+    }
+
+    fn follow(&mut self, id: u64, topic: &Topic) {
+        match topic {
+            Topic::Kv(topic) => self.tree.add(topic, id),
+            topic => {
+                self.topics.entry(topic.clone()).or_default().insert(id);
+            }
+        }
+    }
+
+    /// The keys that changed since; none: all must be looked at.
+    fn missed(&self, topic: &Topic, have: Revision) -> Option<BTreeSet<Arc<str>>> {
+        // Changes of the tree are not kept for those who come back.
+        if have == Revision(0) || matches!(topic, Topic::Kv(_)) {
+            return None;
+        }
+        match self.state.revision(topic) {
+            now if have > now => None,
+            now if have == now => Some(BTreeSet::new()),
+            _ => self.ring.since(topic, have),
         }
     }
 
     fn unfollow(&mut self, id: u64, topic: &Topic) {
+        if let Topic::Kv(topic) = topic {
+            return self.tree.remove(topic, id);
+        }
         if let Some(ids) = self.topics.get_mut(topic) {
             ids.remove(&id);
             if ids.is_empty() {
@@ -178,7 +223,6 @@ impl Subscription {
     /// Follows a topic. With a revision from which all changes are still known, only those are due; else all of it.
     pub(crate) fn follow(&self, topic: Topic, have: Revision) -> Result<(), Fault> {
         let mut inner = self.hub.lock();
-        let inner = &mut *inner;
         let Some(follower) = inner.followers.get_mut(&self.id) else {
             return Err(Fault::internal("a session that is gone cannot follow a topic"));
         };
@@ -189,14 +233,9 @@ impl Subscription {
             ));
         }
         follower.topics.insert(topic.clone());
-        inner.topics.entry(topic.clone()).or_default().insert(self.id);
-        let now = inner.state.revision(&topic);
-        let missed = match have {
-            Revision(0) => None,
-            have if have > now => None,
-            have if have == now => Some(BTreeSet::new()),
-            have => inner.ring.since(&topic, have),
-        };
+        inner.follow(self.id, &topic);
+        let missed = inner.missed(&topic, have);
+        let Some(follower) = inner.followers.get_mut(&self.id) else { return Ok(()) };
         match missed {
             Some(keys) => follower.dirty.mark_resumed(&topic, keys),
             None => follower.dirty.mark_all(&topic),

@@ -108,6 +108,10 @@ pub(crate) fn text(service: &Service, connections: usize) -> String {
     gauge(&mut registry, "state_services", "Services in the catalog", state.services as u64);
     gauge(&mut registry, "state_requests", "Requests remembered to answer repeats", state.requests as u64);
     gauge(&mut registry, "state_topics", "Topics whose revision is known exactly", state.topics as u64);
+    gauge(&mut registry, "state_kv_keys", "Keys of the key-value tree", state.kv_keys as u64);
+    gauge(&mut registry, "state_kv_bytes", "Bytes of its keys and values", state.kv_bytes as u64);
+    let graves = state.kv_graves as u64;
+    gauge(&mut registry, "state_kv_deleted_keys", "Deleted keys whose index is known exactly", graves);
     if let Some(own) = service.issuer.intermediate() {
         let left = own.not_after().since(service.now()).as_secs();
         gauge(&mut registry, "intermediate_seconds_left", "Life left of the signing certificate", left);

@@ -10,6 +10,7 @@ mod codec;
 mod config;
 mod entry;
 mod intention;
+mod kv;
 mod level;
 mod mesh;
 mod node;
@@ -27,9 +28,11 @@ mod tests;
 use std::collections::BTreeSet;
 
 use purlin_model::command::{Command, Done, Envelope, Join, Outcome};
+use purlin_model::kv::KvWrite;
 use purlin_model::topic::Topic;
 use purlin_model::{Fault, Millis, Revision};
 
+pub(crate) use kv::KvChange;
 pub(crate) use touch::Touched;
 
 /// See the module. Its parts are tables of one subject each.
@@ -42,6 +45,7 @@ pub(crate) struct State {
     tokens: token::Tokens,
     mesh: mesh::MeshTable,
     certificates: certificate::Certificates,
+    kv: kv::Kv,
     requests: request::Requests,
     touches: touch::Touches,
 }
@@ -58,7 +62,10 @@ impl State {
 
     /// When a record of `topic` last changed. A topic that nobody touched answers the floor.
     pub(crate) fn revision(&self, topic: &Topic) -> Revision {
-        self.touches.revision(topic)
+        match topic {
+            Topic::Kv(topic) => self.kv.revision(topic).max(self.touches.least()),
+            topic => self.touches.revision(topic),
+        }
     }
 
     /// Carries out one command of the log. A repeated request returns what the first one did.
@@ -66,26 +73,54 @@ impl State {
         self.applied = revision;
         self.touches.raise_floor();
         if let Some(first) = self.requests.get(envelope.request) {
-            return (first.clone(), Touched { revision, keys: Vec::new() });
+            return (first.clone(), Touched { revision, ..Touched::default() });
         }
-        let mut draft = Draft { state: self.clone(), revision, at: envelope.at, touched: BTreeSet::new() };
-        let result = draft.carry_out(&envelope.command);
-        let mut keys = Vec::new();
-        if result.is_ok() {
-            keys.extend(draft.touched);
-            *self = draft.state;
-            self.touches.record(revision, keys.iter().map(|(topic, _)| topic));
-        }
+        let done = match &envelope.command {
+            // It judges before it acts, so it needs no copy to work on.
+            Command::Kv(write) => self.write_kv(revision, write).map(|(done, change)| {
+                (done, Touched { revision, keys: Vec::new(), kv: change.into_iter().collect() })
+            }),
+            command => self.apply_to_draft(revision, envelope.at, command),
+        };
+        let (result, touched) = match done {
+            Ok((done, touched)) => (Ok(done), touched),
+            Err(fault) => (Err(fault), Touched { revision, ..Touched::default() }),
+        };
         let outcome = Outcome { revision, result };
         self.requests.remember(envelope.request, outcome.clone());
-        (outcome, Touched { revision, keys })
+        (outcome, touched)
+    }
+
+    fn apply_to_draft(
+        &mut self,
+        revision: Revision,
+        at: Millis,
+        command: &Command,
+    ) -> Result<(Done, Touched), Fault> {
+        let mut draft = self.draft(revision, at);
+        let done = draft.carry_out(command)?;
+        let keys: Vec<_> = draft.touched.into_iter().collect();
+        *self = draft.state;
+        self.touches.record(revision, keys.iter().map(|(topic, _)| topic));
+        Ok((done, Touched { revision, keys, kv: draft.kv }))
+    }
+
+    fn draft(&self, revision: Revision, at: Millis) -> Draft {
+        Draft { state: self.clone(), revision, at, touched: BTreeSet::new(), kv: Vec::new() }
+    }
+
+    fn write_kv(&mut self, revision: Revision, write: &KvWrite) -> Result<(Done, Option<KvChange>), Fault> {
+        if let KvWrite::Lock(_, session) = write {
+            return Err(Fault::invalid(format!("invalid session \"{session}\"")));
+        }
+        self.kv.write(revision, write)
     }
 }
 
 impl State {
     /// What a join would be answered now, without a place in the log: a stranger costs nothing until it has a token.
     pub(crate) fn would_join(&self, join: &Join, at: Millis) -> Result<(), Fault> {
-        let mut draft = Draft { state: self.clone(), revision: self.applied, at, touched: BTreeSet::new() };
+        let mut draft = self.draft(self.applied, at);
         draft.join(join).map(|_| ())
     }
 }
@@ -97,11 +132,18 @@ struct Draft {
     /// The leader's clock when it proposed.
     at: Millis,
     touched: BTreeSet<(Topic, String)>,
+    kv: Vec<KvChange>,
 }
 
 impl Draft {
     fn touch(&mut self, topic: Topic, key: impl Into<String>) {
         self.touched.insert((topic, key.into()));
+    }
+
+    fn write_kv(&mut self, write: &KvWrite) -> Result<Done, Fault> {
+        let (done, change) = self.state.write_kv(self.revision, write)?;
+        self.kv.extend(change);
+        Ok(done)
     }
 
     fn carry_out(&mut self, command: &Command) -> Result<Done, Fault> {
@@ -131,6 +173,7 @@ impl Draft {
             Command::DeleteIntention { source, destination } => self.delete_intention(source, destination),
             Command::CreateJoinToken(token) => self.create_token(token),
             Command::RevokeJoinToken { id } => self.revoke_token(id),
+            Command::Kv(write) => self.write_kv(write),
         }
     }
 }

@@ -186,6 +186,43 @@ Examples:
   purlin config delete --kind service-defaults --name api
   purlin config delete --filename api-defaults.hcl";
 
+pub(super) const KV: &str = "\
+Examples:
+  purlin kv put app/colour blue
+  purlin kv get app/colour
+  purlin kv get --recurse app/                      All below app/
+  purlin kv delete app/colour";
+
+pub(super) const KV_GET: &str = "\
+Examples:
+  purlin kv get app/colour
+  purlin kv get --detailed app/colour
+  purlin kv get --recurse app/
+  purlin kv get --keys --separator=/ app/           One level of keys, as a directory";
+
+pub(super) const KV_PUT: &str = "\
+Examples:
+  purlin kv put app/colour blue
+  purlin kv put app/config @config.json
+  echo blue | purlin kv put app/colour -
+  purlin kv put --cas --modify-index 42 app/colour green
+  purlin kv put --acquire --session ID app/leader host-1";
+
+pub(super) const KV_DELETE: &str = "\
+Examples:
+  purlin kv delete app/colour
+  purlin kv delete --recurse app/
+  purlin kv delete --cas --modify-index 42 app/colour";
+
+pub(super) const KV_EXPORT: &str = "\
+Example:
+  purlin kv export app/ > app.json";
+
+pub(super) const KV_IMPORT: &str = "\
+Examples:
+  purlin kv import @app.json
+  purlin kv export app/ | purlin kv import --prefix copy/ -";
+
 pub(super) const JOIN_TOKEN: &str = "\
 Examples:
   purlin join-token create --ttl 1h --uses 10

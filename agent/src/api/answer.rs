@@ -25,6 +25,8 @@ pub(super) enum Content {
     Json(Value),
     /// With its media type.
     Text(&'static str, String),
+    /// With their media type.
+    Bytes(&'static str, Bytes),
     /// Sent as it comes, as plain text.
     Stream(Body),
 }
@@ -62,6 +64,7 @@ impl Answer {
             Content::Empty => (None, full(Bytes::new())),
             Content::Json(value) => (Some("application/json"), full(encode(&value, pretty))),
             Content::Text(media, text) => (Some(media), full(text.into())),
+            Content::Bytes(media, bytes) => (Some(media), full(bytes)),
             Content::Stream(body) => (Some(PLAIN), body),
         };
         let mut response = Response::new(body);

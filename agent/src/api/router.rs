@@ -1,6 +1,7 @@
 //! Which handler answers a path: a table of method and pattern, the most exact pattern first.
 //!
-//! `:name` stands for one segment, `*name` for all that remain (at least one), as ids may contain slashes.
+//! `:name` stands for one segment, `*name` for all that remain (at least one), as ids may contain slashes; `**name`
+//! also for nothing.
 
 use http::{Method, StatusCode};
 
@@ -58,7 +59,7 @@ fn captures(pattern: &str, segments: &[&str]) -> Option<Vec<String>> {
     for part in pattern.split('/') {
         if part.starts_with('*') {
             let rest = segments.get(at..)?.join("/");
-            return (!rest.is_empty()).then(|| {
+            return (!rest.is_empty() || part.starts_with("**")).then(|| {
                 captured.push(rest);
                 captured
             });
@@ -102,6 +103,7 @@ mod tests {
             route(Method::GET, "config/:kind/:name", "get"),
             route(Method::DELETE, "config/:kind/:name", "delete"),
             route(Method::GET, "config/:kind", "list"),
+            route(Method::GET, "tree/**key", "tree"),
         ]
     }
 
@@ -122,6 +124,9 @@ mod tests {
         assert_eq!(handler(Method::PUT, "/v1/agent/service/deregister/x"), Some(("deregister", one("x"))));
         assert_eq!(handler(Method::GET, "/v1/config/a/b"), Some(("get", vec!["a".into(), "b".into()])));
         assert_eq!(handler(Method::HEAD, "/v1/config/a"), Some(("list", one("a"))));
+        for (path, key) in [("tree", ""), ("tree/", ""), ("tree/a", "a"), ("tree/a//b/", "a//b/")] {
+            assert_eq!(handler(Method::GET, &format!("/v1/{path}")), Some(("tree", one(key))), "{path}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::request::Request;
 use super::router::Route;
 use super::{
     Api, agent, agent_check, agent_health, agent_host, agent_service, authorize, catalog, catalog_write,
-    config, connect, health, intentions, join_token, members, metrics, status,
+    config, connect, health, intentions, join_token, kv, members, metrics, status,
 };
 
 macro_rules! table {
@@ -108,6 +108,9 @@ fn connect_routes() -> Vec<Route<Handler>> {
 
 fn other_routes() -> Vec<Route<Handler>> {
     table! {
+        GET "kv/**key" => kv::get;
+        PUT "kv/**key" => kv::put;
+        DELETE "kv/**key" => kv::delete;
         GET "status/leader" => status::leader;
         GET "status/peers" => status::peers;
         PUT "join-token" => join_token::create;

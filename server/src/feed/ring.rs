@@ -61,7 +61,7 @@ mod tests {
 
     fn change(revision: u64, keys: &[&str]) -> Touched {
         let keys = keys.iter().map(|key| (Topic::Nodes, (*key).to_owned())).collect();
-        Touched { revision: Revision(revision), keys }
+        Touched { revision: Revision(revision), keys, ..Touched::default() }
     }
 
     fn since(ring: &Ring, have: u64) -> Option<Vec<String>> {

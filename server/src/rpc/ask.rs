@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use purlin_model::kv::KvTopic;
 use purlin_model::topic::Topic;
 use purlin_model::{Fault, FaultCode, Revision};
 use purlin_wire::frame::FrameError;
@@ -17,8 +18,18 @@ use crate::state::State;
 /// Consul's longest wait, and a sixteenth more that its agents add.
 const WAIT_MAX: Duration = Duration::from_secs(640);
 
-/// In a mesh with more nodes, reading a topic may take long.
+/// In a mesh with more nodes, reading a topic may take long; and so may reading a part of a larger tree.
 const LARGE_NODES: usize = 500;
+const LARGE_TREE: usize = 1_000;
+
+fn may_be_long(state: &State, topic: &Topic) -> bool {
+    let sizes = state.sizes();
+    match topic {
+        Topic::Kv(KvTopic::Key(_)) => false,
+        Topic::Kv(_) => sizes.kv_keys > LARGE_TREE,
+        _ => sizes.nodes > LARGE_NODES,
+    }
+}
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
@@ -49,8 +60,8 @@ impl Conversation {
         authorize(&service.hub.state(), &self.caller, &Resource::Shared, Access::Read)?;
         service.read_barrier(ask.consistency).await?;
         let state = self.newer(&ask).await?;
-        let (revision, records) = if state.sizes().nodes > LARGE_NODES {
-            // A topic may be long in such a mesh, so it is put together where it does not hold up others.
+        let (revision, records) = if may_be_long(&state, &ask.topic) {
+            // It is put together where it does not hold up others.
             let topic = ask.topic.clone();
             let read = tokio::task::spawn_blocking(move || items(&state, &topic)).await;
             read.map_err(|_| Fault::internal("reading a topic failed inside the server"))??

@@ -30,6 +30,8 @@ pub(super) enum Resource<'a> {
     Verdict { name: &'a NodeName, status: NodeStatus },
     /// Config entries and intentions.
     Policy,
+    /// The key-value tree and what locks it.
+    Kv,
     /// Who may join, and who is thrown out.
     Membership,
     /// The certificate of a service.
@@ -130,7 +132,7 @@ pub(super) fn authorize(
     let server = matches!(caller, Caller::Server(_));
     match resource {
         Resource::Shared if access == Access::Read => Ok(()),
-        Resource::Policy | Resource::Membership | Resource::OwnIdentity => Ok(()),
+        Resource::Policy | Resource::Kv | Resource::Membership | Resource::OwnIdentity => Ok(()),
         Resource::Host { name, claims } => host(state, caller, node, name, *claims),
         Resource::Verdict { name, status } => verdict(state, node, name, *status),
         Resource::Service(key) => service(state, node, key),
@@ -212,6 +214,7 @@ pub(super) fn resource(command: &Command) -> Resource<'_> {
         | Command::DeleteConfig { .. }
         | Command::PutIntention { .. }
         | Command::DeleteIntention { .. } => Resource::Policy,
+        Command::Kv(_) => Resource::Kv,
         // Joining has a call of its own, which checks the joining key.
         Command::Join(_)
         | Command::CreateMesh(_)

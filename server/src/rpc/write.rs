@@ -18,10 +18,12 @@ impl Conversation {
                 write.command.name()
             )));
         }
+        let in_tree = resource == Resource::Kv;
         let actor = Actor { node: self.caller.node().cloned(), uid: write.uid, accessor: None };
         let outcome = self.service.propose(write.request, actor, write.command).await?;
-        // The agent answers its client once its view has this revision, so its session tells it now.
-        if let Some(node) = self.caller.node() {
+        // The agent answers its client once its view has this revision, so its session tells it now. Of the tree it
+        // has no view.
+        if let Some(node) = self.caller.node().filter(|_| !in_tree) {
             self.service.hub.nudge(node);
         }
         Ok(outcome)

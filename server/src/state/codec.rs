@@ -16,6 +16,7 @@ use super::State;
 use super::catalog::{Catalog, Host};
 use super::certificate::Certificates;
 use super::entry::Entries;
+use super::kv::{Kv, StoredKv};
 use super::mesh::MeshTable;
 use super::request::Requests;
 use super::token::Tokens;
@@ -59,6 +60,8 @@ struct Stored {
     certificates: Certificates,
     requests: Vec<(RequestId, Outcome)>,
     touches: Touches,
+    #[serde(default, skip_serializing_if = "StoredKv::is_empty")]
+    kv: StoredKv,
 }
 
 impl State {
@@ -72,6 +75,7 @@ impl State {
             certificates: self.certificates.clone(),
             requests: self.requests.to_list(),
             touches: self.touches.clone(),
+            kv: self.kv.store(),
         };
         let mut bytes = Vec::with_capacity(64 * 1024);
         bytes.extend_from_slice(MAGIC);
@@ -111,6 +115,7 @@ impl State {
             certificates: stored.certificates,
             requests: Requests::from_list(stored.requests),
             touches: stored.touches,
+            kv: Kv::load(stored.kv),
         })
     }
 }

@@ -40,6 +40,7 @@ impl State {
             Topic::JoinTokens => {
                 self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.info()))).collect()
             }
+            Topic::Kv(topic) => self.kv.read(topic).collect(),
         };
         Contents { revision: self.revision(topic), records }
     }
@@ -133,6 +134,7 @@ impl State {
             Topic::Mesh => self.mesh_info().filter(|_| key == KEY).cloned().map(Record::Mesh),
             Topic::Servers => self.mesh.servers.get(&NodeName::new(key).ok()?).cloned().map(Record::Server),
             Topic::JoinTokens => self.tokens.get(key).map(|token| Record::JoinToken(token.info())),
+            Topic::Kv(topic) => self.kv.record(topic, key),
         }
     }
 
@@ -214,6 +216,9 @@ pub(crate) struct Sizes {
     pub(crate) services: usize,
     pub(crate) requests: usize,
     pub(crate) topics: usize,
+    pub(crate) kv_keys: usize,
+    pub(crate) kv_bytes: usize,
+    pub(crate) kv_graves: usize,
 }
 
 impl State {
@@ -223,6 +228,9 @@ impl State {
             services: self.catalog.services.len(),
             requests: self.requests.len(),
             topics: self.touches.len(),
+            kv_keys: self.kv.len(),
+            kv_bytes: self.kv.bytes(),
+            kv_graves: self.kv.graves(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod config;
+mod kv;
 mod member;
 mod replay;
 

@@ -6,6 +6,8 @@ use purlin_model::Revision;
 use purlin_model::topic::Topic;
 use serde::{Deserialize, Serialize};
 
+use super::KvChange;
+
 /// Topics whose revision is known exactly.
 pub(super) const TOPICS: usize = 100_000;
 
@@ -14,6 +16,8 @@ pub(super) const TOPICS: usize = 100_000;
 pub(crate) struct Touched {
     pub(crate) revision: Revision,
     pub(crate) keys: Vec<(Topic, String)>,
+    /// Changes of the key-value tree, whose keys have revisions of their own.
+    pub(crate) kv: Vec<KvChange>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -30,6 +34,11 @@ impl Touches {
 
     pub(super) fn len(&self) -> usize {
         self.at.len()
+    }
+
+    /// What any topic answers at least.
+    pub(super) fn least(&self) -> Revision {
+        self.floor.min(Revision(1))
     }
 
     /// Once anything was written, no topic answers zero: Consul's clients take zero for "never asked".

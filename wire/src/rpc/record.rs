@@ -15,6 +15,8 @@ const CONFIG: &str = "config";
 const MESH: &str = "mesh";
 const SERVER: &str = "server";
 const JOIN_TOKEN: &str = "join-token";
+const KV: &str = "kv";
+const KV_KEY: &str = "kv-key";
 
 /// What came of a list of items.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +38,8 @@ impl Item {
             Record::Mesh(body) => (MESH, frame::encode_body(body)),
             Record::Server(body) => (SERVER, frame::encode_body(body)),
             Record::JoinToken(body) => (JOIN_TOKEN, frame::encode_body(body)),
+            Record::Kv(body) => (KV, frame::encode_body(body)),
+            Record::KvKey => (KV_KEY, Ok(Vec::new())),
         };
         Ok(Self { key: key.into(), kind: kind.into(), body: body? })
     }
@@ -52,6 +56,8 @@ impl Item {
             MESH => Record::Mesh(self.decode()?),
             SERVER => Record::Server(self.decode()?),
             JOIN_TOKEN => Record::JoinToken(self.decode()?),
+            KV => Record::Kv(self.decode()?),
+            KV_KEY => Record::KvKey,
             _ => return Ok(None),
         };
         Ok(Some(record))

@@ -400,6 +400,7 @@ impl Tables {
             Topic::JoinTokens => {
                 self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.clone()))).collect()
             }
+            Topic::Kv(_) => BTreeMap::new(),
         }
     }
 
