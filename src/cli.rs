@@ -14,6 +14,7 @@ mod join_token;
 mod kv;
 mod maint;
 mod members;
+mod operator;
 mod output;
 mod process;
 mod services;
@@ -91,6 +92,8 @@ enum Verb {
     JoinToken(join_token::JoinTokenVerb),
     #[command(subcommand)]
     Connect(connect::ConnectVerb),
+    #[command(subcommand)]
+    Operator(operator::OperatorVerb),
     Version(process::VersionArgs),
     Completion(process::CompletionArgs),
 }
@@ -209,6 +212,7 @@ async fn answer(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Kv(verb) => kv::run(session, &verb).await,
         Verb::JoinToken(verb) => join_token::run(session, &verb).await,
         Verb::Connect(verb) => connect::run(session, &verb).await,
+        Verb::Operator(verb) => operator::run(session, &verb).await,
         // Those that ask nobody were carried out before.
         Verb::Server(_) | Verb::Agent(_) | Verb::Proxy(_) | Verb::Dev(_) | Verb::Demo(_) => {
             Ok(ExitCode::SUCCESS)

@@ -213,6 +213,11 @@ impl Client {
         self.json(&path, answer).map(|_| sync)
     }
 
+    pub async fn post(&self, path: Path) -> Result<Value, ClientError> {
+        let answer = self.call(Method::POST, &path, None).await?;
+        self.json(&path, answer)
+    }
+
     pub async fn delete(&self, path: Path) -> Result<Value, ClientError> {
         let answer = self.call(Method::DELETE, &path, None).await?;
         self.json(&path, answer)

@@ -12,6 +12,7 @@ mod intentions;
 mod join;
 mod kv;
 mod limits;
+mod operator;
 mod ran;
 mod services;
 mod stability;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         join::STORIES,
         kv::STORIES,
         limits::STORIES,
+        operator::STORIES,
         services::STORIES,
         stability::STORIES,
         traffic::STORIES,

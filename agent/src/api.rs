@@ -23,6 +23,7 @@ mod listen;
 mod lookup;
 mod members;
 mod metrics;
+mod operator;
 mod read;
 mod request;
 mod router;

@@ -121,6 +121,21 @@ impl Core {
         self.0.uplink.write(rpc::Write { request, uid, command }).await
     }
 
+    /// The cluster of servers, as its leader sees it; `stale`: as any server does.
+    pub async fn members(&self, stale: bool) -> Result<rpc::Members, Fault> {
+        self.0.uplink.call(rpc::MEMBERS, &rpc::AskMembers { stale, forwarded: false }).await
+    }
+
+    /// Changes who belongs to it or who leads it.
+    pub async fn operate(&self, what: rpc::Operate) -> Result<rpc::Operated, Fault> {
+        self.0.uplink.call(rpc::OPERATE, &rpc::Operation { what, forwarded: false }).await
+    }
+
+    /// How much the catalog holds.
+    pub async fn usage(&self) -> Result<rpc::Usage, Fault> {
+        self.0.uplink.call(rpc::USAGE, &()).await
+    }
+
     /// Brings the catalog in line with what this host registered, as it is at this call.
     pub async fn sync_now(&self, wait: Duration) -> SyncState {
         self.0.sync.now(wait).await

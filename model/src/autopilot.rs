@@ -6,6 +6,8 @@ use crate::{Fault, Revision};
 
 /// Longest span that a setting may be, in milliseconds.
 const SPAN_MAX_MS: u64 = 30 * 86_400_000;
+/// No server is dead that was silent for less, in milliseconds.
+const DEAD_MIN_MS: u64 = 10_000;
 /// Highest number of servers that `min_quorum` may ask for.
 const MIN_QUORUM_MAX: u32 = 16;
 
@@ -18,6 +20,9 @@ pub struct AutopilotConfig {
     pub last_contact_threshold_ms: u64,
     /// A server whose log is further behind is not healthy.
     pub max_trailing_logs: u64,
+    /// How long a server must be silent before it counts as dead where no other takes its place. Vault's name; Consul
+    /// has no such setting.
+    pub dead_server_last_contact_threshold_ms: u64,
     /// Dead servers stay once so few voters are left; zero: no such number.
     pub min_quorum: u32,
     /// How long a new server must be healthy before it gets its vote.
@@ -33,6 +38,7 @@ impl Default for AutopilotConfig {
             cleanup_dead_servers: true,
             last_contact_threshold_ms: 200,
             max_trailing_logs: 250,
+            dead_server_last_contact_threshold_ms: 60_000,
             min_quorum: 0,
             server_stabilization_time_ms: 10_000,
             create_index: Revision(0),
@@ -46,6 +52,9 @@ impl AutopilotConfig {
     pub fn check(&self) -> Result<(), Fault> {
         if !(1..=SPAN_MAX_MS).contains(&self.last_contact_threshold_ms) {
             return Err(Fault::invalid("LastContactThreshold must be between 1ms and 720h"));
+        }
+        if !(DEAD_MIN_MS..=SPAN_MAX_MS).contains(&self.dead_server_last_contact_threshold_ms) {
+            return Err(Fault::invalid("DeadServerLastContactThreshold must be between 10s and 720h"));
         }
         if self.server_stabilization_time_ms > SPAN_MAX_MS {
             return Err(Fault::invalid("ServerStabilizationTime must not be above 720h"));
@@ -69,6 +78,7 @@ mod tests {
         let longest = AutopilotConfig {
             last_contact_threshold_ms: SPAN_MAX_MS,
             server_stabilization_time_ms: SPAN_MAX_MS,
+            dead_server_last_contact_threshold_ms: DEAD_MIN_MS,
             min_quorum: MIN_QUORUM_MAX,
             ..base.clone()
         };
@@ -77,6 +87,8 @@ mod tests {
             AutopilotConfig { last_contact_threshold_ms: 0, ..base.clone() },
             AutopilotConfig { last_contact_threshold_ms: SPAN_MAX_MS + 1, ..base.clone() },
             AutopilotConfig { server_stabilization_time_ms: SPAN_MAX_MS + 1, ..base.clone() },
+            AutopilotConfig { dead_server_last_contact_threshold_ms: DEAD_MIN_MS - 1, ..base.clone() },
+            AutopilotConfig { dead_server_last_contact_threshold_ms: SPAN_MAX_MS + 1, ..base.clone() },
             AutopilotConfig { min_quorum: MIN_QUORUM_MAX + 1, ..base },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");

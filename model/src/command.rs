@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::autopilot::AutopilotConfig;
 use crate::check::Check;
 use crate::config_entry::{ConfigEntry, ConfigKind};
 use crate::fault::Fault;
@@ -120,6 +121,19 @@ pub enum Command {
     },
     /// One change of the key-value tree.
     Kv(KvWrite),
+    PutAutopilot {
+        config: AutopilotConfig,
+        cas: Option<Revision>,
+    },
+    /// Who leads and who has a vote, as the leader sees it.
+    PutVoters {
+        leader: NodeName,
+        voters: Vec<NodeName>,
+    },
+    /// A server belongs to the cluster no more.
+    ForgetServer {
+        node: NodeName,
+    },
 }
 
 impl Command {
@@ -127,6 +141,7 @@ impl Command {
     pub fn level(&self) -> u16 {
         match self {
             Self::Kv(_) => 2,
+            Self::PutAutopilot { .. } | Self::PutVoters { .. } | Self::ForgetServer { .. } => 2,
             _ => FIRST_LEVEL,
         }
     }
@@ -152,6 +167,9 @@ impl Command {
             Self::RecordCertificate { .. } => "record-certificate",
             Self::UpdateMesh { .. } => "update-mesh",
             Self::Kv(_) => "kv",
+            Self::PutAutopilot { .. } => "put-autopilot",
+            Self::PutVoters { .. } => "put-voters",
+            Self::ForgetServer { .. } => "forget-server",
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`Server::start`] gives a [`ServerHandle`]; everything else is reached over links, on the same host too.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod autopilot;
 mod ca;
 mod config;
 mod feed;
@@ -163,6 +164,11 @@ impl ServerHandle {
             why = self.service.raft.dead() => why,
             why = part => why,
         }
+    }
+
+    /// Leaves the cluster, where there are others: before a stop from which nobody shall wait for this server.
+    pub async fn leave(&self) {
+        Box::pin(self.service.leave_cluster()).await;
     }
 
     /// Stops in order: links are told, calls end, files are closed. What was acknowledged stays.

@@ -9,10 +9,12 @@ mod authorize;
 mod batch;
 mod join;
 mod leader;
+mod operator;
 mod session;
 mod sign;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use purlin_model::identity::TrustDomain;
@@ -24,6 +26,7 @@ use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::autopilot::Stand;
 use crate::feed::Hub;
 use crate::issue::Issuer;
 use crate::liveness::Liveness;
@@ -56,6 +59,8 @@ pub(crate) struct Service {
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Issuer,
     pub(crate) liveness: Mutex<Liveness>,
+    /// How the servers stand, while this one leads.
+    pub(crate) stands: Mutex<BTreeMap<u64, Stand>>,
     /// Rung when the liveness of a host must be looked at before the next tick.
     pub(crate) look: Notify,
     pub(crate) clock: Clock,
@@ -70,6 +75,10 @@ impl Service {
     pub(crate) fn liveness(&self) -> MutexGuard<'_, Liveness> {
         // The machine is whole after each of its methods, so a panic elsewhere does not spoil it.
         self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stands(&self) -> MutexGuard<'_, BTreeMap<u64, Stand>> {
+        self.stands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -152,6 +161,9 @@ impl Conversation {
             rpc::PROPOSE => self.one(&mut stream, rpc::PROPOSE, self.proposed(&call)).await,
             rpc::BARRIER => self.one(&mut stream, rpc::BARRIER, self.barrier(&call)).await,
             rpc::ADMIT => self.one(&mut stream, rpc::ADMIT, self.admit(&call)).await,
+            rpc::MEMBERS => self.one(&mut stream, rpc::MEMBERS, self.members(&call)).await,
+            rpc::OPERATE => self.one(&mut stream, rpc::OPERATE, self.operate(&call)).await,
+            rpc::USAGE => self.one(&mut stream, rpc::USAGE, self.usage()).await,
             method if let Some(kind) = peers::kind(method) => {
                 self.one(&mut stream, peers::method(kind), self.raft(kind, call.body)).await
             }

@@ -196,6 +196,7 @@ impl Opened {
             hub: self.hub.clone(),
             issuer,
             liveness: Mutex::default(),
+            stands: Mutex::default(),
             look: Notify::new(),
             clock: self.config.clock.clone(),
             metrics: Metrics::default(),

@@ -4,6 +4,7 @@
 //! give the same bytes on every server. A clone is cheap (the maps share structure), so that a snapshot or a reader
 //! holds one while writing goes on. A command that is refused changes nothing but the table of requests.
 
+mod autopilot;
 mod catalog;
 mod certificate;
 mod codec;
@@ -174,6 +175,9 @@ impl Draft {
             Command::CreateJoinToken(token) => self.create_token(token),
             Command::RevokeJoinToken { id } => self.revoke_token(id),
             Command::Kv(write) => self.write_kv(write),
+            Command::PutAutopilot { config, cas } => self.put_autopilot(config, *cas),
+            Command::PutVoters { leader, voters } => self.put_voters(leader, voters),
+            Command::ForgetServer { node } => self.drop_server(node),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The whole server on a directory of its own: started, used over links, stopped, started again.
 
 mod join;
+mod operator;
 mod serving;
 mod sessions;
 mod upkeep;

@@ -271,3 +271,58 @@ Examples:
   purlin completion bash > /etc/bash_completion.d/purlin
   purlin completion zsh > ~/.zfunc/_purlin
   purlin completion fish > ~/.config/fish/completions/purlin.fish";
+
+pub(super) const OPERATOR: &str = "\
+Examples:
+  purlin operator raft list-peers
+  purlin operator raft transfer-leader
+  purlin operator autopilot state";
+
+pub(super) const OPERATOR_RAFT: &str = "\
+Examples:
+  purlin operator raft list-peers
+  purlin operator raft remove-peer --id 5f9e0c3a-0000-4000-8000-000000000003";
+
+pub(super) const OPERATOR_LIST_PEERS: &str = "\
+Examples:
+  purlin operator raft list-peers
+  purlin operator raft list-peers --stale           Without a leader too
+  purlin operator raft list-peers --format json";
+
+pub(super) const OPERATOR_TRANSFER: &str = "\
+Examples:
+  purlin operator raft transfer-leader
+  purlin operator raft transfer-leader --id 5f9e0c3a-0000-4000-8000-000000000002";
+
+pub(super) const OPERATOR_ADD_PEER: &str = "\
+Examples:
+  purlin operator raft add-peer --id 5f9e0c3a-0000-4000-8000-000000000004
+  purlin operator raft add-peer --id 5f9e0c3a-0000-4000-8000-000000000004 --address 10.0.0.4:8300
+
+A server that is started with `purlin server --join TOKEN` needs no such command.";
+
+pub(super) const OPERATOR_REMOVE_PEER: &str = "\
+Examples:
+  purlin operator raft remove-peer --id 5f9e0c3a-0000-4000-8000-000000000003
+  purlin operator raft remove-peer --address 10.0.0.3:8300
+
+Refused where the voters that would be left could not agree. Stop the server first, or it may come back.";
+
+pub(super) const OPERATOR_AUTOPILOT: &str = "\
+Examples:
+  purlin operator autopilot get-config
+  purlin operator autopilot state";
+
+pub(super) const OPERATOR_AUTOPILOT_SET: &str = "\
+Examples:
+  purlin operator autopilot set-config --cleanup-dead-servers=false
+  purlin operator autopilot set-config --server-stabilization-time 30s --min-quorum 3";
+
+pub(super) const OPERATOR_AUTOPILOT_STATE: &str = "\
+Examples:
+  purlin operator autopilot state
+  purlin operator autopilot state --format json";
+
+pub(super) const OPERATOR_USAGE: &str = "\
+Example:
+  purlin operator usage instances";

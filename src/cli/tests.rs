@@ -96,6 +96,10 @@ fn wrong_usage_is_refused() {
         "purlin validate",
         "purlin log-level loud",
         "purlin maint --enable --disable",
+        "purlin operator raft remove-peer",
+        "purlin operator raft remove-peer --id x --address y",
+        "purlin operator autopilot set-config --cleanup-dead-servers=perhaps",
+        "purlin operator autopilot set-config --last-contact-threshold soon",
     ] {
         let code = Cli::try_parse_from(words(line)).map_err(|error| error.exit_code());
         assert_eq!(code.err(), Some(2), "{line}");

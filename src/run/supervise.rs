@@ -31,6 +31,9 @@ pub(super) async fn run(mut running: Running, options: &RunOptions) -> anyhow::R
         End::Leave => agent.leave().await,
     }
     if let Some(server) = server {
+        if matches!(end, End::Leave) {
+            server.leave().await;
+        }
         server.stop().await;
     }
     match end {

@@ -10,6 +10,7 @@ mod cluster;
 mod delta;
 #[cfg(test)]
 mod golden;
+mod operator;
 mod record;
 #[cfg(test)]
 mod samples;
@@ -30,6 +31,9 @@ pub use call::{
 };
 pub use cluster::{ADMIT, Admit, Admitted, BARRIER, Barrier, PROPOSE, Proposal, Raw, Reached};
 pub use delta::{Assembler, PIECE_BYTES, TOPIC_BYTES, delta_frames, pieces};
+pub use operator::{
+    AskMembers, MEMBERS, Members, OPERATE, Operate, Operated, Operation, Peer, ServerState, USAGE, Usage,
+};
 pub use record::{Records, records};
 pub use session::{
     Receiver, Sender, ServerReceiver, ServerSender, Session, SessionReceiver, SessionSender, accept_session,

@@ -8,7 +8,7 @@ use super::request::Request;
 use super::router::Route;
 use super::{
     Api, agent, agent_check, agent_health, agent_host, agent_service, authorize, catalog, catalog_write,
-    config, connect, health, intentions, join_token, kv, members, metrics, status,
+    config, connect, health, intentions, join_token, kv, members, metrics, operator, status,
 };
 
 macro_rules! table {
@@ -25,6 +25,7 @@ pub(super) fn routes() -> Vec<Route<Handler>> {
     let mut routes = agent_routes();
     routes.extend(catalog_routes());
     routes.extend(connect_routes());
+    routes.extend(operator_routes());
     routes.extend(other_routes());
     routes
 }
@@ -103,6 +104,22 @@ fn connect_routes() -> Vec<Route<Handler>> {
         GET "config/:kind" => config::list;
         GET "config/:kind/:name" => config::get;
         DELETE "config/:kind/:name" => config::delete;
+    }
+}
+
+fn operator_routes() -> Vec<Route<Handler>> {
+    table! {
+        GET "operator/raft/configuration" => operator::configuration;
+        DELETE "operator/raft/peer" => operator::remove_peer;
+        POST "operator/raft/peer" => operator::add_peer;
+        POST "operator/raft/transfer-leader" => operator::transfer_leader;
+        // As Consul's own command line asks.
+        PUT "operator/raft/transfer-leader" => operator::transfer_leader;
+        GET "operator/autopilot/configuration" => operator::get_autopilot;
+        PUT "operator/autopilot/configuration" => operator::put_autopilot;
+        GET "operator/autopilot/health" => operator::health;
+        GET "operator/autopilot/state" => operator::state;
+        GET "operator/usage" => operator::usage;
     }
 }
 

@@ -11,20 +11,36 @@ use super::request::Request;
 /// `GET status/leader`: empty when there is none.
 pub(super) async fn leader(api: &Api, request: &Request) -> Result<Answer, Failure> {
     let servers = servers(api, request).await?;
-    let leader = servers.into_iter().find(|server| server.leader).map(|server| server.address);
+    let leader = servers.into_iter().find(|server| server.leads).map(|server| server.address);
     Ok(Answer::json(leader.unwrap_or_default().into()))
 }
 
 /// `GET status/peers`
 pub(super) async fn peers(api: &Api, request: &Request) -> Result<Answer, Failure> {
     let servers = servers(api, request).await?;
-    let addresses: Vec<String> = servers.into_iter().filter(|one| one.voter).map(|one| one.address).collect();
+    let addresses: Vec<String> = servers.into_iter().filter(|one| one.votes).map(|one| one.address).collect();
     Ok(Answer::json(json!(addresses)))
 }
 
-async fn servers(api: &Api, request: &Request) -> Result<Vec<ServerInfo>, Failure> {
+struct Server {
+    address: String,
+    leads: bool,
+    votes: bool,
+}
+
+/// As the server that this agent talks to sees its cluster now. Without one: as was last told.
+async fn servers(api: &Api, request: &Request) -> Result<Vec<Server>, Failure> {
+    if api.core.session().is_connected()
+        && let Ok(members) = api.core.members(true).await
+    {
+        let servers = members.servers.into_iter();
+        return Ok(servers
+            .map(|one| Server { address: one.address, leads: one.leader, votes: one.voter })
+            .collect());
+    }
     let ([contents], _) = followed(api, request, [Topic::Servers]).await?;
-    Ok(servers_in(&contents))
+    let servers = servers_in(&contents).into_iter();
+    Ok(servers.map(|one| Server { address: one.address, leads: one.leader, votes: one.voter }).collect())
 }
 
 pub(super) fn servers_in(contents: &purlin_model::topic::Contents) -> Vec<ServerInfo> {

@@ -206,9 +206,10 @@ pub(super) fn resource(command: &Command) -> Resource<'_> {
                 Resource::Host { name: &deregister.node, claims: None }
             }
         },
-        Command::RemoveNode { .. } | Command::CreateJoinToken(_) | Command::RevokeJoinToken { .. } => {
-            Resource::Membership
-        }
+        Command::RemoveNode { .. }
+        | Command::CreateJoinToken(_)
+        | Command::RevokeJoinToken { .. }
+        | Command::PutAutopilot { .. } => Resource::Membership,
         Command::SetNodeStatus { node, status } => Resource::Verdict { name: node, status: *status },
         Command::PutConfig { .. }
         | Command::DeleteConfig { .. }
@@ -221,6 +222,8 @@ pub(super) fn resource(command: &Command) -> Resource<'_> {
         | Command::UpdateMesh { .. }
         | Command::PutIntermediate { .. }
         | Command::RecordCertificate { .. }
+        | Command::PutVoters { .. }
+        | Command::ForgetServer { .. }
         | Command::AnnounceServer(_) => Resource::Internal,
     }
 }

@@ -94,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_gives_up_leaves_the_way_free() {
         let batch = Batch::default();
-        let never = batch.join(|| std::future::pending());
+        let never = batch.join(std::future::pending);
         assert!(never.now_or_never().is_none());
         // The question that nobody waits for any more ended with its last reader.
         let next = batch.join(|| async { Ok(Revision(7)) });

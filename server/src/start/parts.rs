@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ServerHandle;
+use crate::autopilot;
 use crate::govern::{Wishes, govern};
 use crate::keeper::{self, Keeper};
 use crate::rpc::{self, Service};
@@ -76,6 +77,7 @@ pub(super) fn run(
     let watched = service.clone();
     parts.spawn("watches hosts", async move { keeper::watch_hosts(&watched).await });
     parts.spawn("renews certificates", keeper.renew());
+    parts.spawn("looks after the servers", autopilot::watch_servers(service.clone()));
     parts.spawn("keeps what is said of the mesh in force", govern(service.clone(), wishes));
     ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks, failed }
 }

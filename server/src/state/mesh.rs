@@ -1,6 +1,7 @@
 //! What the mesh is: its trust domain, roots, sealed root key, the servers and their intermediate certificates.
 
 use imbl::{OrdMap, Vector};
+use purlin_model::autopilot::AutopilotConfig;
 use purlin_model::command::{CreateMesh, Done, SealedKey};
 use purlin_model::intention::Action;
 use purlin_model::topic::{MeshInfo, ServerInfo, Topic};
@@ -28,6 +29,9 @@ pub(super) struct MeshTable {
     /// Zero, in what the first release wrote, means the first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) level: u16,
+    /// Absent until somebody wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) autopilot: Option<AutopilotConfig>,
 }
 
 fn is_zero(level: &u16) -> bool {

@@ -7,6 +7,7 @@ use purlin_model::command::SealedKey;
 use purlin_model::node::{Node, NodeRole, NodeStatus};
 use purlin_model::topic::{Contents, MeshInfo, Record, ServiceSummary, Topic};
 use purlin_model::{CheckId, InstanceId, NodeName, ServiceKey, limit};
+use purlin_wire::rpc::Usage;
 
 use super::State;
 use super::catalog::{check_key, entry_key};
@@ -222,6 +223,22 @@ pub(crate) struct Sizes {
 }
 
 impl State {
+    /// As Consul counts what is used. Goes over all instances.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut usage = Usage {
+            index: self.applied.0,
+            nodes: self.catalog.hosts.len() as u64,
+            services: self.catalog.services.len() as u64,
+            ..Usage::default()
+        };
+        for instance in self.catalog.hosts.values().flat_map(|host| host.instances.values()) {
+            usage.instances += 1;
+            usage.meshed += u64::from(instance.mesh.is_some());
+            usage.native += u64::from(instance.native);
+        }
+        usage
+    }
+
     pub(crate) fn sizes(&self) -> Sizes {
         Sizes {
             nodes: self.catalog.hosts.len(),

@@ -1,5 +1,6 @@
 //! The laws of the state, one file a subject, and the kit they share: a log that is applied as it is written.
 
+mod autopilot;
 mod catalog;
 mod config;
 mod kv;
