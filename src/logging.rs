@@ -22,8 +22,8 @@ const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 /// Of a filter.
 const FILTER_BYTES: usize = 4096;
 
-/// They speak of much that is nobody's business but theirs.
-const LIBRARIES: [&str; 3] = ["openraft", "sled", "quinn"];
+/// They speak of much that is nobody's business but theirs. What befalls Raft is told by our own part of it.
+const LIBRARIES: [(&str, &str); 3] = [("openraft", "off"), ("sled", "warn"), ("quinn", "warn")];
 
 type Set = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
@@ -175,8 +175,8 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
         ));
     }
     // A level is about us; what libraries tell of their insides is for who asks for it by module.
-    let quiet =
-        LIBRARIES.iter().filter(|library| !level.contains(*library)).map(|library| format!("{library}=warn"));
+    let unnamed = LIBRARIES.iter().filter(|(library, _)| !level.contains(library));
+    let quiet = unnamed.map(|(library, level)| format!("{library}={level}"));
     let directives = quiet.chain([level.to_owned()]).collect::<Vec<_>>().join(",");
     EnvFilter::try_new(directives).map_err(|error| {
         format!("{error}; write a level (trace, debug, info, warn, error, off) or levels by module: info,purlin_agent=debug")

@@ -4,6 +4,7 @@ mod api;
 mod certificates;
 mod checks;
 mod cli;
+mod cluster;
 mod config;
 mod demo;
 mod dns;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         checks::STORIES,
         api::STORIES,
         cli::STORIES,
+        cluster::STORIES,
         config::STORIES,
         demo::STORIES,
         dns::STORIES,

@@ -49,6 +49,8 @@ struct Way {
     /// A call over the link was lost: it may be dead without knowing.
     doubted: bool,
     dialing: Option<Dialing>,
+    /// The last attempt failed, and that was said.
+    failing: bool,
 }
 
 impl Peers {
@@ -153,8 +155,14 @@ impl Peers {
             Ok(link) => {
                 way.link = Some(link.clone());
                 way.doubted = false;
+                if std::mem::take(&mut way.failing) {
+                    tracing::info!(%peer, "a server can be reached again");
+                }
             }
-            Err(error) => tracing::debug!(%peer, %error, "cannot reach a server"),
+            Err(error) if !std::mem::replace(&mut way.failing, true) => {
+                tracing::warn!(%peer, %error, "a server cannot be reached, will go on trying");
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a server still cannot be reached"),
         }
     }
 
@@ -166,7 +174,7 @@ impl Peers {
 
 impl Way {
     fn to(address: &str) -> Self {
-        Self { address: address.to_owned(), link: None, doubted: false, dialing: None }
+        Self { address: address.to_owned(), link: None, doubted: false, dialing: None, failing: false }
     }
 }
 

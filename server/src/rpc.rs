@@ -16,15 +16,17 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use purlin_model::identity::TrustDomain;
 use purlin_model::{Datacenter, Fault, FaultCode, Millis, NodeName};
 use purlin_wire::frame::FrameError;
-use purlin_wire::link::{Link, Stream};
-use purlin_wire::rpc::{self, Call, Raw, Reply};
+use purlin_wire::link::{Link, Peer, Stream};
+use purlin_wire::rpc::{self, Call, Consistency, Raw, Reply};
 use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::autopilot::Stand;
 use crate::feed::Hub;
@@ -90,10 +92,28 @@ struct Conversation {
     waits: Arc<Semaphore>,
 }
 
+/// For a server that is behind to hear of a host that has just joined.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Whether who comes is one of the mesh. A server that does not know the host asks how new it must be to be sure.
+async fn welcome(service: &Arc<Service>, peer: &Peer) -> Result<(), Fault> {
+    let known = authorize::not_revoked(&service.hub.state(), peer);
+    if known.is_ok() || service.raft.is_leader() {
+        return known;
+    }
+    let caught_up = timeout(CATCH_UP, service.read_barrier(Consistency::Default)).await;
+    if !matches!(caught_up, Ok(Ok(()))) {
+        return Err(Fault::unavailable("this server is behind and does not know this host: ask another"));
+    }
+    authorize::not_revoked(&service.hub.state(), peer)
+}
+
 /// Answers a link until it closes. Dropping the future ends every call of it.
 pub(crate) async fn serve(service: Arc<Service>, link: Arc<dyn Link>) {
-    let welcome = authorize::not_revoked(&service.hub.state(), link.peer());
-    let caller = match welcome.and_then(|()| Caller::of(link.peer(), &service.trust_domain)) {
+    let caller = match welcome(&service, link.peer())
+        .await
+        .and_then(|()| Caller::of(link.peer(), &service.trust_domain))
+    {
         Ok(caller) => caller,
         Err(fault) => {
             tracing::warn!(remote = link.remote(), %fault, "link refused");

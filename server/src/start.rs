@@ -17,8 +17,7 @@ use purlin_model::topic::MeshInfo;
 use purlin_model::{Datacenter, NodeId};
 use purlin_wire::node_store::NodeFile;
 use purlin_wire::quic::{QuicConnector, QuicDialer, QuicServer};
-use purlin_wire::tls::Credentials;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::ca::CaStore;
 use crate::feed::Hub;
@@ -80,6 +79,7 @@ async fn open_raft(
     let port = config.bind.first().map_or(0, std::net::SocketAddr::port);
     let address = host_port(&config.advertise, port);
     let options = RaftOptions::new(config.store.directory(), raft_id(id), config.node.as_str(), address);
+    let options = RaftOptions { level: config.level, ..options };
     let transport = Arc::new(PeerTransport(peers));
     let raft = Box::pin(RaftHandle::start(options, State::new(), transport, hub.clone())).await?;
     hub.begin(raft.applied().borrow().state.clone());
@@ -174,10 +174,11 @@ impl Opened {
         let address = advertised(&config, &quic);
         save_node_file(&config, known.as_ref(), id, &service, &address)?;
         let others: Vec<String> = servers.into_iter().filter(|server| *server != address).collect();
-        let servers = (!others.is_empty()).then(|| connector(&config, from, &credentials, others));
-        let wishes = Wishes::of(&config);
+        let servers =
+            (!others.is_empty()).then(|| QuicConnector::new(from, credentials.clone(), others, |_| {}));
+        let (wishes, store) = (Wishes::of(&config), config.store.clone());
         let newcomer = Newcomer { config, id, address, sealing, service: service.clone(), servers };
-        Ok((parts::run(service, quic, keeper, wishes, already_bootstrapped), newcomer))
+        Ok((parts::run(service, quic, keeper, wishes, store, already_bootstrapped), newcomer))
     }
 
     fn service(
@@ -261,31 +262,6 @@ impl Opened {
             );
         }
         Ok(own)
-    }
-}
-
-/// Finds a server to ask to be let in by, and keeps where servers are.
-fn connector(
-    config: &Config,
-    from: std::net::IpAddr,
-    credentials: &watch::Receiver<Arc<Credentials>>,
-    servers: Vec<String>,
-) -> QuicConnector {
-    QuicConnector::new(from, credentials.clone(), servers, remember(config.store.clone()))
-}
-
-/// Writes down where servers are, for the next start.
-fn remember(store: Arc<purlin_wire::node_store::NodeStore>) -> impl Fn(&[String]) + Send + Sync + 'static {
-    move |servers: &[String]| {
-        let kept = store.load().map(|file| file.map(|file| NodeFile { servers: servers.to_vec(), ..file }));
-        let saved = match kept {
-            Ok(Some(file)) => store.save(&file),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = saved {
-            tracing::warn!(%error, "cannot remember where servers are");
-        }
     }
 }
 

@@ -59,6 +59,30 @@ impl Lab {
         format!("lab{}-br", self.number)
     }
 
+    /// What one host sends to another is lost from now on; the other way stays open.
+    pub fn cut(&self, from: usize, to: usize) {
+        let rules = format!(
+            "table bridge faults {{\n chain relay {{\n type filter hook forward priority 0;\n \
+             iifname \"h{from}\" oifname \"h{to}\" drop\n }}\n}}\n"
+        );
+        let file = self.dir.path().join(format!("cut-{from}-{to}.nft"));
+        std::fs::write(&file, rules).expect("a file of rules");
+        let netns = format!("--net=/run/netns/{}", self.bridge());
+        must(run("nsenter", &[&netns, "--", "nft", "-f", &file.to_string_lossy()]));
+    }
+
+    /// Nothing of one host reaches the other, nor back.
+    pub fn part(&self, one: usize, other: usize) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// Whatever was cut is whole again.
+    pub fn heal(&self) {
+        let netns = format!("--net=/run/netns/{}", self.bridge());
+        must(run("nsenter", &[&netns, "--", "nft", "flush", "ruleset"]));
+    }
+
     /// Pulls the plug of a host's network, or puts it back.
     pub fn link(&self, host: usize, up: bool) {
         let port = format!("h{host}");

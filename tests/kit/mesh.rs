@@ -82,6 +82,16 @@ impl Agent {
 
     /// Writes `<role>.toml` (plain keys of `config` first, tables after) and starts the binary with it.
     pub fn start(host: &Host, role: &'static str, config: &str, flags: &[&str]) -> Self {
+        Self::start_with_env(host, role, config, flags, &[])
+    }
+
+    pub fn start_with_env(
+        host: &Host,
+        role: &'static str,
+        config: &str,
+        flags: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let text = format!(
             "node_name = \"{}\"\ndata_dir = \"{}\"\nadvertise_addr = \"{}\"\n{config}\n",
             host.name,
@@ -89,15 +99,19 @@ impl Agent {
             host.ip
         );
         host.write(&format!("{role}.toml"), &text);
-        Self::restart(host, role, flags)
+        Self::spawn(host, role, flags, env)
     }
 
     /// Starts it again with the file that is there.
     pub fn restart(host: &Host, role: &'static str, flags: &[&str]) -> Self {
+        Self::spawn(host, role, flags, &[])
+    }
+
+    fn spawn(host: &Host, role: &'static str, flags: &[&str], env: &[(&str, &str)]) -> Self {
         let file = format!("{role}.toml");
-        let mut args = vec![role, "--config", &file];
-        args.extend_from_slice(flags);
-        let process = host.spawn(role, PURLIN, &args);
+        let mut command = host.command(PURLIN);
+        command.args([role, "--config", &file]).args(flags).envs(env.iter().copied());
+        let process = Process::start(host, role, command);
         Self { host: host.clone(), process, role }
     }
 

@@ -61,18 +61,24 @@ pub fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&head).to_ascii_lowercase()
 }
 
-/// The body of an HTTP/1.1 answer with a `Content-Length`; the connection can be used again.
-pub fn read_answer(stream: &mut TcpStream) -> Result<String, String> {
+/// Status and body of an HTTP/1.1 answer with a `Content-Length`; the connection can be used again.
+pub fn read_reply(stream: &mut TcpStream) -> Result<(u16, String), String> {
     let head = read_head(stream);
+    let status = head.strip_prefix("http/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length =
-        length.and_then(|text| text.trim().parse().ok()).ok_or_else(|| format!("no length: {head}"))?;
+    let length = length.and_then(|text| text.trim().parse().ok());
+    let (Some(status), Some(length)) = (status, length) else { return Err(format!("no answer: {head}")) };
     let mut body = vec![0; length];
     stream.read_exact(&mut body).map_err(|error| error.to_string())?;
-    if !head.starts_with("http/1.1 200") {
-        return Err(format!("{head}{}", String::from_utf8_lossy(&body)));
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// The body of such an answer, if it says 200.
+pub fn read_answer(stream: &mut TcpStream) -> Result<String, String> {
+    match read_reply(stream)? {
+        (200, body) => Ok(body),
+        (status, body) => Err(format!("{status} {body}")),
     }
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// An application whose code is part of the story. It ends, with its connections, when this is dropped.

@@ -210,6 +210,17 @@ pub(crate) fn read_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
     Ok(Entry { log_id: stored.at.into(), payload })
 }
 
+/// As [`read_entry`], for a server that plays an older build.
+pub(crate) fn read_entry_up_to(level: u16, bytes: &[u8]) -> Result<Entry, CodecError> {
+    let entry = read_entry(bytes)?;
+    match &entry.payload {
+        Payload::Normal(envelope) if envelope.level > level => {
+            Err(CodecError::Level { found: envelope.level })
+        }
+        _ => Ok(entry),
+    }
+}
+
 /// Whether this build may apply the command.
 pub(crate) fn understood(envelope: &Envelope) -> Result<(), CodecError> {
     if envelope.level > LEVEL {

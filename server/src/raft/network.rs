@@ -26,6 +26,8 @@ use super::types::{LogId, ServerNode, Snapshot, TypeConfig, Vote};
 
 /// Entries in one message, unless a single one is larger.
 const APPEND_BYTES: usize = 1024 * 1024;
+/// For a peer to have entries on its disk; what openraft allows for a heartbeat is too little for that.
+const APPEND_WITHIN: Duration = Duration::from_secs(2);
 /// A snapshot travels in pieces of this size.
 const PIECE_BYTES: usize = 1024 * 1024;
 /// One piece, or the answer to the last one, which installs the snapshot.
@@ -216,13 +218,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             sent = Some(entry.log_id);
         }
         let whole = entries.len() == ask.entries.len();
+        let limit = if entries.is_empty() { option.hard_ttl() } else { APPEND_WITHIN };
         let ask = Append {
             vote: ask.vote.into(),
             previous: ask.prev_log_id.map(Position::from),
             committed: ask.leader_commit.map(Position::from),
             entries,
         };
-        Ok(match self.call(CallKind::Append, &ask, option.soft_ttl()).await? {
+        Ok(match self.call(CallKind::Append, &ask, limit).await? {
             Appended::Success if whole => AppendEntriesResponse::Success,
             Appended::Success => AppendEntriesResponse::PartialSuccess(sent),
             Appended::Partial(upto) => AppendEntriesResponse::PartialSuccess(upto.map(LogId::from)),

@@ -32,15 +32,15 @@ pub(crate) struct Incoming {
     part: Mutex<Option<Part>>,
     /// When a leader was heard that this server follows; before that, when it started.
     heard: std::sync::Mutex<Instant>,
-}
-
-impl Default for Incoming {
-    fn default() -> Self {
-        Self { part: Mutex::default(), heard: std::sync::Mutex::new(Instant::now()) }
-    }
+    /// The newest command level that this server takes in.
+    level: u16,
 }
 
 impl Incoming {
+    pub(crate) fn new(level: u16) -> Self {
+        Self { part: Mutex::default(), heard: std::sync::Mutex::new(Instant::now()), level }
+    }
+
     pub(crate) fn silence(&self) -> Duration {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
@@ -120,7 +120,7 @@ async fn append<M: Machine>(raft: &Raft<M>, incoming: &Incoming, body: &[u8]) ->
     let ask: Append = asked(body)?;
     let mut entries = Vec::with_capacity(ask.entries.len());
     for bytes in &ask.entries {
-        entries.push(codec::read_entry(bytes).map_err(|error| match error {
+        entries.push(codec::read_entry_up_to(incoming.level, bytes).map_err(|error| match error {
             CodecError::Empty | CodecError::Write(_) => Refusal::of(&error),
             error => {
                 Refusal::Incompatible(format!("the leader sent a log entry that is not understood: {error}"))

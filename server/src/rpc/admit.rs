@@ -26,14 +26,25 @@ impl Conversation {
         if !own {
             return Err(Fault::unavailable("this server does not lead the cluster"));
         }
-        let admit = &admit;
-        service.until_led(move || service.call_leader(ADMIT, admit)).await
+        service.be_admitted(&admit).await
     }
 }
 
 impl Service {
     fn has_server(&self, caller: Option<&NodeName>) -> bool {
         caller.is_some_and(|name| self.hub.state().is_server(name))
+    }
+
+    /// Whoever leads lets the server in.
+    pub(crate) async fn be_admitted(&self, admit: &Admit) -> Result<Admitted, Fault> {
+        self.until_led(move || self.admit_once(admit)).await
+    }
+
+    async fn admit_once(&self, admit: &Admit) -> Result<Admitted, Fault> {
+        if self.raft.is_leader() {
+            return self.admit_here(admit).await;
+        }
+        self.call_leader(ADMIT, admit).await
     }
 
     /// As the leader: makes the server a member of the cluster, where it is reached by that address.

@@ -124,8 +124,11 @@ impl Service {
         loop {
             let mut led = self.raft.leadership();
             match Box::pin(attempt()).await {
-                Err(fault) if fault.code == FaultCode::Unavailable && Instant::now() < give_up => {
-                    tracing::debug!(%fault, "no leader answered, will ask again");
+                Err(fault) if fault.code == FaultCode::Unavailable => {
+                    tracing::debug!(%fault, "no leader answered");
+                    if Instant::now() >= give_up {
+                        return Err(Fault::unavailable(NO_LEADER));
+                    }
                     let again = (Instant::now() + ASK_AGAIN).min(give_up);
                     // Whether another leads now or the time is over: asked again.
                     let _ = timeout_at(again, led.changed()).await;

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use purlin_model::Revision;
+use purlin_model::topic::Topic;
 use purlin_wire::link::{Link, Peer};
 use purlin_wire::memory::MemoryConnector;
+use purlin_wire::node_store::{NodeFile, NodeStore};
 use purlin_wire::quic::QuicServer;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +62,7 @@ pub(super) fn run(
     quic: Arc<QuicServer>,
     keeper: Keeper,
     wishes: Wishes,
+    store: Arc<NodeStore>,
     already_bootstrapped: bool,
 ) -> ServerHandle {
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -78,8 +82,32 @@ pub(super) fn run(
     parts.spawn("watches hosts", async move { keeper::watch_hosts(&watched).await });
     parts.spawn("renews certificates", keeper.renew());
     parts.spawn("looks after the servers", autopilot::watch_servers(service.clone()));
+    parts.spawn("remembers where servers are", remember_servers(service.clone(), store));
     parts.spawn("keeps what is said of the mesh in force", govern(service.clone(), wishes));
     ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks, failed }
+}
+
+/// Writes down where the servers of the mesh are, for the next start. Never ends.
+async fn remember_servers(service: Arc<Service>, store: Arc<NodeStore>) {
+    let subscription = service.hub.subscribe(None);
+    if let Err(fault) = subscription.follow(Topic::Servers, Revision(0)) {
+        tracing::warn!(%fault, "where servers are is not kept for the next start");
+        return std::future::pending().await;
+    }
+    loop {
+        let servers = subscription.take().state.server_addresses();
+        let store = store.clone();
+        let saved = tokio::task::spawn_blocking(move || match store.load()? {
+            Some(file) if !servers.is_empty() && file.servers != servers => {
+                store.save(&NodeFile { servers, ..file })
+            }
+            _ => Ok(()),
+        });
+        if let Ok(Err(error)) = saved.await {
+            tracing::warn!(%error, "where servers are cannot be kept for the next start");
+        }
+        subscription.rung().await;
+    }
 }
 
 async fn accept_local(

@@ -65,24 +65,30 @@ impl Newcomer {
         self.announce().await
     }
 
-    /// The leader must know who this is and where. It is asked directly where it is known, else through any server.
+    /// The leader must know who this is and where. One that it cannot reach, because it has moved or is new, hears from
+    /// no leader, and asks any server that it knows of.
     pub(super) async fn be_admitted(&self) -> Result<(), Fault> {
         let service = &self.service;
+        let empty = service.raft.is_empty().await?;
         let admit = Admit {
             id: self.id,
             name: self.config.node.clone(),
             address: self.address.clone(),
             level: self.config.level,
-            empty: service.raft.is_empty().await?,
+            empty,
         };
-        let Some(servers) = self.servers.as_ref().filter(|_| !service.raft.is_leader()) else {
-            return service.admit_here(&admit).await.map(|_| ());
+        let unreached = match empty {
+            false => match service.be_admitted(&admit).await {
+                Ok(_) => return Ok(()),
+                Err(fault) => fault,
+            },
+            true => Fault::unavailable("no other server is known: join again with a join token"),
         };
+        let Some(servers) = &self.servers else { return Err(unreached) };
         let link = servers.connect().await?;
         let admitted = rpc::call::<_, Admitted>(link.as_ref(), ADMIT, &admit, ADMITTED_WITHIN).await;
         link.close("done");
-        servers.learn(admitted?.servers);
-        Ok(())
+        admitted.map(|_| ())
     }
 
     /// The catalog knows this host.

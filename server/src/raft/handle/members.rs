@@ -22,9 +22,6 @@ const CHANGE_WAIT: Duration = Duration::from_secs(10);
 const TRANSFER_WAIT: Duration = Duration::from_secs(5);
 /// A member that answered the leader within this counts for a majority.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
-/// For the first answers to one that begins to lead, and between two looks for them.
-const FIRST_ANSWERS: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Members of a cluster, learners included: each is sent the whole log.
 pub const MEMBERS_MAX: usize = 16;
 
@@ -275,19 +272,7 @@ impl<M: Machine> RaftHandle<M> {
         if half_done {
             self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
         }
-        self.first_answers().await;
         Ok(one)
-    }
-
-    /// One that just began to lead has heard of nobody, which says nothing of them: they have a moment to answer.
-    async fn first_answers(&self) {
-        let heard = async {
-            while self.members().iter().any(|member| member.voter && member.last_contact.is_none()) {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        // Who is silent for so long is judged as it is.
-        let _ = tokio::time::timeout(FIRST_ANSWERS, heard).await;
     }
 
     fn leads(&self) -> Result<(), Fault> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use openraft::{Config, SnapshotPolicy};
+use purlin_model::command::LEVEL;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::{IN_FLIGHT_KIB, Inner, Raft, RaftHandle, leadership};
@@ -34,6 +35,8 @@ pub struct RaftOptions {
     pub address: String,
     /// Entries between snapshots.
     pub snapshot_every: u64,
+    /// The newest command level that is taken in from others.
+    pub level: u16,
 }
 
 impl RaftOptions {
@@ -49,6 +52,7 @@ impl RaftOptions {
             name: name.into(),
             address: address.into(),
             snapshot_every: SNAPSHOT_EVERY,
+            level: LEVEL,
         }
     }
 
@@ -70,6 +74,8 @@ impl RaftOptions {
             api_channel_size: Some(4_096),
             notification_channel_size: Some(4_096),
             install_snapshot_timeout: 30_000,
+            // A server that starts again is found soon; one that is gone is not called all the time.
+            backoff: "50ms 100ms 200ms ...1s".into(),
             ..Config::default()
         }
     }
@@ -139,7 +145,7 @@ impl<M: Machine> RaftHandle<M> {
         hook: Arc<dyn Hook<M>>,
     ) -> Result<Self, StartError> {
         let config = options.config().validate().map_err(|error| StartError::Raft(error.to_string()))?;
-        let own = options.node_id;
+        let (own, level) = (options.node_id, options.level);
         let node = ServerNode { name: options.name.clone(), address: options.address.clone() };
         let opened = tokio::task::spawn_blocking(move || open(&options, empty)).await;
         let (snapshots, loaded, log) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
@@ -166,7 +172,7 @@ impl<M: Machine> RaftHandle<M> {
             dead,
             stopping,
             log: gauge,
-            incoming: Incoming::default(),
+            incoming: Incoming::new(level),
             in_flight: Semaphore::new(IN_FLIGHT_KIB),
             changing: Mutex::default(),
             proposals: AtomicU64::new(0),
