@@ -8,20 +8,26 @@ mod catalog;
 mod config_entry;
 mod connect;
 mod demo;
+mod event;
 mod help;
 mod intention;
 mod join_token;
 mod kv;
+mod lock;
 mod maint;
 mod members;
 mod operator;
 mod output;
 mod process;
+mod recover;
 mod services;
+mod session;
+mod snapshot;
 mod start;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -88,14 +94,26 @@ enum Verb {
     Config(config_entry::ConfigVerb),
     #[command(subcommand)]
     Kv(kv::KvVerb),
+    Lock(lock::LockArgs),
+    #[command(subcommand)]
+    Session(session::SessionVerb),
     #[command(subcommand)]
     JoinToken(join_token::JoinTokenVerb),
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotVerb),
     #[command(subcommand)]
     Connect(connect::ConnectVerb),
     #[command(subcommand)]
     Operator(operator::OperatorVerb),
+    Event(event::EventArgs),
+    Watch(watch::WatchArgs),
     Version(process::VersionArgs),
     Completion(process::CompletionArgs),
+}
+
+/// A duration as Consul takes it.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    purlin_model::duration::parse(text).map_err(|error| error.to_string())
 }
 
 /// What a command that talks to an agent has at hand.
@@ -173,6 +191,8 @@ fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Dev(args) => start::dev(args),
         Verb::Demo(args) => demo::run(&args, global.format),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Operator(operator::OperatorVerb::Recover(args)) => recover::run(&args, global.format),
+        Verb::Snapshot(snapshot::SnapshotVerb::Inspect(args)) => snapshot::inspect(&args, global.format),
         Verb::Version(args) => process::version(&args, global.format),
         Verb::Completion(args) => process::completion(&args),
         other => converse(global, other),
@@ -210,9 +230,14 @@ async fn answer(session: &mut Session, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Intention(verb) => intention::run(session, &verb).await,
         Verb::Config(verb) => config_entry::run(session, &verb).await,
         Verb::Kv(verb) => kv::run(session, &verb).await,
+        Verb::Lock(args) => lock::run(session, &args).await,
+        Verb::Session(verb) => session::run(session, &verb).await,
         Verb::JoinToken(verb) => join_token::run(session, &verb).await,
         Verb::Connect(verb) => connect::run(session, &verb).await,
         Verb::Operator(verb) => operator::run(session, &verb).await,
+        Verb::Snapshot(verb) => snapshot::run(session, &verb).await,
+        Verb::Event(args) => event::run(session, &args).await,
+        Verb::Watch(args) => Box::pin(watch::run(session, &args)).await,
         // Those that ask nobody were carried out before.
         Verb::Server(_) | Verb::Agent(_) | Verb::Proxy(_) | Verb::Dev(_) | Verb::Demo(_) => {
             Ok(ExitCode::SUCCESS)

@@ -1,13 +1,17 @@
 //! A small client of the local HTTP API, over TCP or a Unix socket. One connection per call; every wait is bounded.
 
+mod file_body;
+
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -15,14 +19,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use file_body::FileBody;
+
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8500";
 const DEFAULT_PORT: u16 = 8500;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longer than an agent waits for a leader.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Longer than the longest blocking query.
+const POLL: Duration = Duration::from_secs(660);
 const BODY_BYTES: usize = 256 * 1024 * 1024;
 /// Header of Purlin's own on what is registered.
 const SYNC: &str = "x-purlin-sync";
+const INDEX: &str = "x-consul-index";
 const HOW: &str = "is it running? set --http-addr or PURLIN_HTTP_ADDR";
 
 /// Where an agent's API is.
@@ -86,8 +95,8 @@ pub enum ClientError {
     Address { text: String, why: String },
     #[error("cannot reach the Purlin agent at {address}: {why}; {HOW}")]
     Unreachable { address: Address, why: String },
-    #[error("the agent at {address} did not answer within {} s", ANSWER.as_secs())]
-    Silent { address: Address },
+    #[error("the agent at {address} did not answer within {seconds} s")]
+    Silent { address: Address, seconds: u64 },
     #[error("the agent at {address} broke off: {why}")]
     Broken { address: Address, why: String },
     /// What the agent said, in its own words.
@@ -145,6 +154,8 @@ fn encode(text: &str, out: &mut String) {
 pub struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
+    /// Of what was asked for, for a question that waits; 0 where the answer has none.
+    index: u64,
     /// Whether the catalog has what was registered: `synced`, or why not.
     sync: Option<String>,
 }
@@ -153,6 +164,15 @@ impl Answer {
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim().replace('\n', "; ")
     }
+}
+
+/// What a blocking query answered, and what the next one waits past.
+#[derive(Debug)]
+pub struct Polled {
+    pub value: Value,
+    pub index: Option<u64>,
+    /// Of what has no index, as the services of one host.
+    pub hash: Option<String>,
 }
 
 #[derive(Clone)]
@@ -180,6 +200,16 @@ impl Client {
     pub async fn get(&self, path: Path) -> Result<Value, ClientError> {
         let answer = self.call(Method::GET, &path, None).await?;
         self.json(&path, answer)
+    }
+
+    /// As `find`, with the index of the answer.
+    pub async fn find_at(&self, path: Path) -> Result<(u64, Option<Value>), ClientError> {
+        let answer = self.call(Method::GET, &path, None).await?;
+        let index = answer.index;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok((index, None));
+        }
+        Ok((index, Some(self.json(&path, answer)?)))
     }
 
     /// As `get`, with nothing where there is no such thing.
@@ -261,13 +291,38 @@ impl Client {
         let exchange = async {
             let response = self.send(method, path, body).await?;
             let status = response.status();
-            let sync = response.headers().get(SYNC).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let body = Limited::new(response.into_body(), BODY_BYTES).collect().await;
-            let body = body.map_err(|error| self.broken(error))?.to_bytes();
-            Ok(Answer { status, body, sync })
+            let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+            let sync = header(SYNC).map(str::to_owned);
+            let index = header(INDEX).and_then(|text| text.parse().ok()).unwrap_or_default();
+            let body = self.body(response.into_body()).await?;
+            Ok(Answer { status, body, index, sync })
         };
-        let silent = |_| ClientError::Silent { address: self.address.clone() };
+        let silent = |_| ClientError::Silent { address: self.address.clone(), seconds: ANSWER.as_secs() };
         timeout(ANSWER, exchange).await.map_err(silent)?
+    }
+
+    /// A blocking query: waits for its answer as long as an agent may take to give one.
+    pub async fn poll(&self, path: &Path) -> Result<Polled, ClientError> {
+        let exchange = async {
+            let response = self.send(Method::GET, path, None).await?;
+            let status = response.status();
+            let header = |name: &str| {
+                let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+                value.map(str::to_owned)
+            };
+            let index = header(INDEX).and_then(|text| text.parse().ok());
+            let hash = header("x-consul-contenthash");
+            let body = self.body(response.into_body()).await?;
+            Ok((Answer { status, body, index: index.unwrap_or_default(), sync: None }, index, hash))
+        };
+        let silent = |_| ClientError::Silent { address: self.address.clone(), seconds: POLL.as_secs() };
+        let (answer, index, hash) = timeout(POLL, exchange).await.map_err(silent)??;
+        // A list that is empty may be told as not found; only what blocks has an index then.
+        let value = match answer.status {
+            StatusCode::NOT_FOUND if index.is_some() => Value::Null,
+            _ => self.json(path, answer)?,
+        };
+        Ok(Polled { value, index, hash })
     }
 
     /// A `GET` whose answer goes on until somebody ends it; each piece is handed to `take`.
@@ -277,12 +332,14 @@ impl Client {
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let sent = timeout(ANSWER, self.send(Method::GET, &path, None)).await;
-        let response = sent.map_err(|_| ClientError::Silent { address: self.address.clone() })??;
+        let response = sent.map_err(|_| ClientError::Silent {
+            address: self.address.clone(),
+            seconds: ANSWER.as_secs(),
+        })??;
         let status = response.status();
         let mut body = response.into_body();
         if !status.is_success() {
-            let whole = Limited::new(body, BODY_BYTES).collect().await.map_err(|error| self.broken(error))?;
-            let answer = Answer { status, body: whole.to_bytes(), sync: None };
+            let answer = Answer { status, body: self.body(body).await?, index: 0, sync: None };
             return Err(ClientError::Refused { status, text: answer.text() }.into());
         }
         while let Some(frame) = body.frame().await {
@@ -292,6 +349,30 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// A `PUT` of a file, however long it takes to be taken in; what the agent said.
+    pub async fn upload(&self, path: Path, file: File) -> Result<String, ClientError> {
+        let length = file.metadata().map_err(|error| self.broken(error))?.len();
+        let request = self
+            .request(Method::PUT, &path)
+            .header("content-type", "application/octet-stream")
+            .body(FileBody { file, left: length })
+            .map_err(|error| self.broken(error))?;
+        let response = self.deliver(request).await?;
+        let status = response.status();
+        let body = self.body(response.into_body()).await?;
+        let answer = Answer { status, body, index: 0, sync: None };
+        if !status.is_success() {
+            return Err(ClientError::Refused { status, text: answer.text() });
+        }
+        Ok(String::from_utf8_lossy(&answer.body).trim().to_owned())
+    }
+
+    /// All of a body, up to the limit.
+    async fn body(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        let whole = Limited::new(body, BODY_BYTES).collect().await;
+        Ok(whole.map_err(|error| self.broken(error))?.to_bytes())
     }
 
     fn broken(&self, why: impl fmt::Display) -> ClientError {
@@ -308,19 +389,32 @@ impl Client {
         path: &Path,
         body: Option<Bytes>,
     ) -> Result<hyper::Response<Incoming>, ClientError> {
-        let host = match &self.address {
-            Address::Tcp(text) => text.as_str(),
-            Address::Unix(_) => "localhost",
-        };
-        let mut request = Request::builder().method(method).uri(&path.0).header("host", host);
-        if let Some(token) = &self.token {
-            request = request.header("x-consul-token", token);
-        }
+        let mut request = self.request(method, path);
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }
         let request =
             request.body(Full::new(body.unwrap_or_default())).map_err(|error| self.broken(error))?;
+        self.deliver(request).await
+    }
+
+    fn request(&self, method: Method, path: &Path) -> http::request::Builder {
+        let host = match &self.address {
+            Address::Tcp(text) => text.as_str(),
+            Address::Unix(_) => "localhost",
+        };
+        let request = Request::builder().method(method).uri(&path.0).header("host", host);
+        match &self.token {
+            Some(token) => request.header("x-consul-token", token),
+            None => request,
+        }
+    }
+
+    async fn deliver<B>(&self, request: Request<B>) -> Result<hyper::Response<Incoming>, ClientError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync,
+    {
         let connect = async {
             match &self.address {
                 Address::Tcp(text) => TcpStream::connect(text).await.map(Either::Tcp),
@@ -335,13 +429,15 @@ impl Client {
         }
     }
 
-    async fn talk<S>(
+    async fn talk<S, B>(
         &self,
         stream: S,
-        request: Request<Full<Bytes>>,
+        request: Request<B>,
     ) -> Result<hyper::Response<Incoming>, ClientError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync,
     {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
@@ -357,7 +453,7 @@ enum Either {
 }
 
 /// Without the number that the standard library adds.
-fn plain_reason(error: &std::io::Error) -> String {
+fn plain_reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     text.chars().next().map_or_else(String::new, |first| {

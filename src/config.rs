@@ -8,6 +8,7 @@ mod finish;
 mod foreign;
 mod hcl;
 mod host;
+mod inspect;
 mod network;
 mod raw;
 #[cfg(test)]
@@ -20,14 +21,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use purlin_model::check::CheckDefinition;
-use purlin_model::config_entry::ConfigEntry;
-use purlin_model::definition::parse_config_entry;
 use purlin_model::intention::Action;
 use purlin_model::node::Locality;
 use purlin_model::service::ServiceDefinition;
-use purlin_model::{Datacenter, Fault, NodeId, NodeName};
+use purlin_model::{Datacenter, NodeId, NodeName};
 
 pub use host::Host;
+pub use inspect::{Findings, inspect};
 
 /// What the process is started as; it decides on defaults and on what is required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct Config {
     /// Absent: as the mesh has it, as is the next.
     pub default_intention_policy: Option<Action>,
     pub leaf_cert_ttl: Option<Duration>,
+    /// Of a server: when hosts that failed or left are no longer in the catalog.
+    pub reconnect_timeout: Duration,
     pub join_timeout: Duration,
     pub proxy: Proxy,
 }
@@ -86,6 +88,8 @@ pub struct Listen {
     pub server: SocketAddr,
     /// Where the proxy takes connections of other hosts.
     pub mesh: SocketAddr,
+    /// QUIC; where the agent answers probes of other hosts.
+    pub probe: Option<SocketAddr>,
 }
 
 /// How DNS answers.
@@ -179,6 +183,7 @@ impl Config {
             ("enable_script_checks", self.scripts == new.scripts),
             ("default_intention_policy", self.default_intention_policy == new.default_intention_policy),
             ("connect.ca_config.leaf_cert_ttl", self.leaf_cert_ttl == new.leaf_cert_ttl),
+            ("reconnect_timeout", self.reconnect_timeout == new.reconnect_timeout),
             ("proxy", self.proxy == new.proxy),
         ];
         pairs.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
@@ -263,6 +268,14 @@ pub fn load_on(
     mode: Mode,
     host: &Host,
 ) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+    match gather(paths, overrides, mode, host) {
+        (Some(config), report) if report.errors.is_empty() => Ok((config, report.warnings)),
+        (_, report) => Err(ConfigErrors(report.errors)),
+    }
+}
+
+/// Lays all sources over each other, with all that is to be said about them.
+fn gather(paths: &[PathBuf], overrides: &Overrides, mode: Mode, host: &Host) -> (Option<Config>, Report) {
     let mut report = Report::default();
     let mut raw = raw::Raw::default();
     for file in files::find(paths, &mut report) {
@@ -273,26 +286,13 @@ pub fn load_on(
     let flags = serde_json::Value::Object(overrides.values.clone());
     raw.absorb(raw::read(&flags, &Source::flags(), &mut report));
     let config = finish::finish(raw, mode, host, &mut report);
-    match config {
-        Some(config) if report.errors.is_empty() => Ok((config, report.warnings)),
-        _ => Err(ConfigErrors(report.errors)),
-    }
+    (config, report)
 }
 
 /// Parses one file of definitions, such as `purlin services register` and `purlin config write` take.
 pub fn parse_file(path: &Path) -> Result<serde_json::Value, ConfigErrors> {
     let mut report = Report::default();
     files::parse(path, &mut report).map(|(value, _)| value).ok_or(ConfigErrors(report.errors))
-}
-
-/// What a file with a `Kind` is worth as a config entry; absent: the file has none.
-pub fn config_entry_of(path: &Path) -> Option<Result<ConfigEntry, ConfigErrors>> {
-    let value = parse_file(path).ok()?;
-    let kind = value.as_object()?.keys().any(|key| key.eq_ignore_ascii_case("kind"));
-    let with_place = |faults: Vec<Fault>| {
-        ConfigErrors(faults.into_iter().map(|fault| format!("{}: {}", path.display(), fault.text)).collect())
-    };
-    kind.then(|| parse_config_entry(&value).map_err(with_place))
 }
 
 /// A level in any case, or levels by module; what it stands for.
@@ -306,14 +306,17 @@ pub fn parse_text(name: &str, text: &str) -> Result<serde_json::Value, ConfigErr
 }
 
 /// The service definitions of one file: `service` and `services`, or a definition that stands alone.
-pub fn parse_services(path: &Path) -> Result<Vec<(serde_json::Value, ServiceDefinition)>, ConfigErrors> {
+pub fn parse_services(path: &Path) -> Result<(Services, Vec<Warning>), ConfigErrors> {
     let mut report = Report::default();
     let Some((value, text)) = files::parse(path, &mut report) else {
         return Err(ConfigErrors(report.errors));
     };
     let services = raw::services_alone(&value, &Source::file(path, &text), &mut report);
-    if report.errors.is_empty() { Ok(services) } else { Err(ConfigErrors(report.errors)) }
+    if report.errors.is_empty() { Ok((services, report.warnings)) } else { Err(ConfigErrors(report.errors)) }
 }
+
+/// Definitions as they were written, and as they were understood.
+pub type Services = Vec<(serde_json::Value, ServiceDefinition)>;
 
 /// Collects what is said about all sources.
 #[derive(Debug, Default)]

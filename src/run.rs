@@ -110,7 +110,7 @@ impl Starting {
         let token = self.options.join.as_ref();
         match store.load()? {
             Some(file) => {
-                member::check(&file, &self.config().node_name, NodeRole::Server, store.directory())?;
+                member::check(&file, self.config(), NodeRole::Server, store.directory())?;
                 member::notice(&file, token, self.options.bootstrap)?;
                 member::keep_servers(&store, file, token)?;
             }
@@ -133,9 +133,14 @@ impl Starting {
         let store = self.open_store()?;
         let node = match store.load()? {
             Some(file) => {
-                member::check(&file, &self.config().node_name, NodeRole::Agent, store.directory())?;
-                member::notice(&file, self.options.join.as_ref(), false)?;
-                member::look_also_at(file, self.options.join.as_ref())
+                member::check(&file, self.config(), NodeRole::Agent, store.directory())?;
+                let token = self.options.join.as_ref();
+                if member::is_sent_away(&store, &file, token).await? {
+                    member::join(&self.options, &store, NodeRole::Agent).await?
+                } else {
+                    member::notice(&file, token, false)?;
+                    member::look_also_at(file, token)
+                }
             }
             None => member::join(&self.options, &store, NodeRole::Agent).await?,
         };
@@ -151,6 +156,7 @@ impl Starting {
         let (sender, triggers) = mpsc::channel(TRIGGERS);
         let parts = Parts {
             config: host::agent_config(self.config(), &node, Some(&self.logs)),
+            probe: Some(host::probe_port(self.config(), credentials.subscribe())),
             connector: Arc::new(connector),
             node: Some(NodeCredentials { store, credentials }),
             proxy: self.proxy_port()?,
@@ -168,6 +174,9 @@ impl Starting {
         let is_kept = self.config().data_dir.is_some();
         self.options.config.data_dir.get_or_insert_with(|| forgotten.path().to_owned());
         let store = self.open_store()?;
+        if let Some(file) = store.load()? {
+            member::check(&file, self.config(), NodeRole::Server, store.directory())?;
+        }
         let server = Server::start(member::server_config(self.config(), store.clone()), true).await?;
         let node = store.load()?.context("the server started and left no node.json")?;
         let proxy = proxy::InProcess::start(self.config().proxy.workers, Some(&self.logs))?;
@@ -188,6 +197,7 @@ impl Starting {
         let (sender, triggers) = mpsc::channel(TRIGGERS);
         let parts = Parts {
             config: host::agent_config(self.config(), node, Some(&self.logs)),
+            probe: Some(host::probe_port(self.config(), server.credentials())),
             connector: server.connector(),
             node: None,
             proxy,
@@ -210,7 +220,7 @@ impl Starting {
     }
 
     fn open_store(&self) -> anyhow::Result<Arc<NodeStore>> {
-        Ok(Arc::new(NodeStore::open(&self.data_dir()?)?))
+        Ok(Arc::new(NodeStore::open(&self.data_dir()?)?.with_id(self.config().node_id)))
     }
 
     /// How the agent of this host reaches its proxy.

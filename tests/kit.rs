@@ -2,6 +2,7 @@
 
 pub mod apps;
 pub mod capture;
+pub mod clock;
 pub mod cluster;
 pub mod host;
 pub mod mesh;

@@ -29,11 +29,12 @@ use crate::check;
 use crate::config::{Config, Reload};
 use crate::core::{Core, Inner, Trigger};
 use crate::dns;
+use crate::join::QuicDoor;
 use crate::metrics::{Metrics, Source};
 use crate::mirror::{Mirror, disk};
 use crate::proxy_port::{self, ProxyHandle, ProxyPort};
 use crate::registry::{self, Registry};
-use crate::uplink::{self, Renewal, Uplink, renew_node_certificate, tell_connector};
+use crate::uplink::{self, ProbePort, Prober, Renewal, Uplink, renew_node_certificate, tell_connector};
 use crate::view::driver::Driver;
 use crate::workload::{self, Workloads};
 
@@ -57,6 +58,8 @@ pub struct Parts {
     pub connector: Arc<dyn Connector>,
     /// This host's own certificate, which the agent renews; absent where somebody else does.
     pub node: Option<NodeCredentials>,
+    /// To probe other hosts, and be probed; absent: neither.
+    pub probe: Option<ProbePort>,
     pub proxy: ProxyPort,
     /// Figures of other parts of this process, added to the agent's own.
     pub metrics: Vec<Source>,
@@ -135,7 +138,8 @@ fn start_checks(core: &Core) -> check::Handle {
 
 /// Makes the parts, has them take up what is on disk, and gets their tasks ready.
 fn assemble(parts: Parts, registry: Arc<Registry>, tasks: &mut Tasks, leave: &CancellationToken) -> Core {
-    let Parts { config, connector, node, proxy, metrics, triggers, .. } = parts;
+    let Parts { config, connector, node, probe, proxy, metrics, triggers, .. } = parts;
+    let prober = probe.map(|port| Prober::open(port, &config.node_name)).unwrap_or_default();
     let stop = tasks.stop.clone();
     let metrics = Metrics::new(metrics);
     let uplink = Uplink::new(config.clock.clone());
@@ -161,7 +165,7 @@ fn assemble(parts: Parts, registry: Arc<Registry>, tasks: &mut Tasks, leave: &Ca
     let view = start_view(&config, &registry, &mirror, &workloads, tasks);
     let proxy = start_proxy(proxy, view.subscribe(), &metrics, &config.version, tasks);
     tasks.add("certificates of services", keeper.run());
-    start_uplink(&uplink, &connector, &mirror, &metrics, &config, tasks, leave);
+    start_uplink(&uplink, &connector, &mirror, &metrics, prober, &config.version, tasks, leave);
     let anti_entropy = AntiEntropy {
         driver: sync.clone(),
         registry: registry.clone(),
@@ -176,7 +180,8 @@ fn assemble(parts: Parts, registry: Arc<Registry>, tasks: &mut Tasks, leave: &Ca
         let NodeCredentials { store, credentials } = node;
         let (uplink, mirror, metrics, clock) =
             (uplink.clone(), mirror.clone(), metrics.clone(), config.clock.clone());
-        let renewal = Renewal { uplink, mirror, credentials, store, clock, metrics, stop };
+        let door = Arc::new(QuicDoor);
+        let renewal = Renewal { uplink, mirror, credentials, store, clock, metrics, door, stop };
         tasks.add("certificate of this host", renew_node_certificate(renewal));
     }
     let view = view.subscribe();
@@ -237,12 +242,14 @@ fn start_proxy(
     handle
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is a part of the agent, named once")]
 fn start_uplink(
     uplink: &Uplink,
     connector: &Arc<dyn Connector>,
     mirror: &Mirror,
     metrics: &Metrics,
-    config: &Config,
+    prober: Prober,
+    version: &str,
     tasks: &mut Tasks,
     leave: &CancellationToken,
 ) {
@@ -251,7 +258,8 @@ fn start_uplink(
         connector: connector.clone(),
         mirror: mirror.clone(),
         metrics: metrics.clone(),
-        version: config.version.clone(),
+        prober,
+        version: version.to_owned(),
         stop: tasks.stop.clone(),
         leave: leave.clone(),
     };

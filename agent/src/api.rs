@@ -10,11 +10,13 @@ mod agent_host;
 mod agent_service;
 mod answer;
 mod authorize;
+mod ca_config;
 mod catalog;
 mod catalog_write;
 mod config;
 mod connect;
 mod dispatch;
+mod event;
 mod health;
 mod intentions;
 mod join_token;
@@ -24,14 +26,18 @@ mod lookup;
 mod members;
 mod metrics;
 mod operator;
+mod query;
 mod read;
 mod request;
 mod router;
 mod routes;
+mod session;
 mod shape;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
+mod txn;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -106,6 +112,7 @@ impl ApiListeners {
 struct Api {
     core: Core,
     logs: Option<LogTap>,
+    deliveries: event::Deliveries,
 }
 
 /// A running API. Dropping it stops it at once; `close` lets open requests finish.
@@ -156,7 +163,7 @@ pub async fn serve(core: Core, listeners: ApiListeners) -> Result<ApiHandle, Fau
     }
     let closing = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let api = Arc::new(Api { core, logs: listeners.logs });
+    let api = Arc::new(Api { core, logs: listeners.logs, deliveries: event::Deliveries::default() });
     let front = listen::Front::new(api, closing.clone(), tasks.clone());
     let mut socket = None;
     if let Some((listener, path)) = listeners.unix {

@@ -136,6 +136,21 @@ impl Core {
         self.0.uplink.call(rpc::USAGE, &()).await
     }
 
+    /// The whole state of the mesh, as a file that comes down.
+    pub async fn save_snapshot(&self, consistency: rpc::Consistency) -> Result<rpc::Saving, Fault> {
+        self.0.uplink.save_snapshot(consistency).await
+    }
+
+    /// The same, going up: what is sent becomes the state once it is whole.
+    pub async fn restore_snapshot(&self, bytes: Option<u64>) -> Result<rpc::Restoring, Fault> {
+        self.0.uplink.restore_snapshot(bytes).await
+    }
+
+    /// Waits, for a moment, until what was committed then is visible here.
+    pub async fn visible(&self, revision: Revision) -> bool {
+        self.0.mirror.visible(revision, VISIBLE).await
+    }
+
     /// Brings the catalog in line with what this host registered, as it is at this call.
     pub async fn sync_now(&self, wait: Duration) -> SyncState {
         self.0.sync.now(wait).await

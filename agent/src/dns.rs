@@ -87,7 +87,8 @@ pub async fn serve(core: Core, options: DnsOptions) -> Result<Handle, Fault> {
     core.metrics().register(|registry| metrics.register(registry));
     let config = core.config();
     let domains = [Some(&config.domain), config.alt_domain.as_ref()].into_iter().flatten();
-    let settings = settings(domains, config.datacenter.to_string(), options)?;
+    let (datacenter, node) = (config.datacenter.to_string(), config.node_name.to_string());
+    let settings = settings(domains, datacenter, node, options)?;
     Ok(start(Arc::new(Server::new(Arc::new(core), settings, metrics)), listeners))
 }
 
@@ -105,6 +106,7 @@ fn start(server: Arc<Server>, listeners: Listeners) -> Handle {
 fn settings<'a>(
     domains: impl Iterator<Item = &'a String>,
     datacenter: String,
+    node: String,
     options: DnsOptions,
 ) -> Result<Settings, Fault> {
     let mut zones = Vec::new();
@@ -113,7 +115,7 @@ fn settings<'a>(
             || Fault::invalid(format!("domain \"{domain}\" is no DNS name: write it like mesh.internal"));
         zones.push(Zone::new(domain).ok_or_else(wrong)?);
     }
-    Ok(Settings { zones, datacenter, options })
+    Ok(Settings { zones, datacenter, node, options })
 }
 
 /// Where answers come from: the agent, or a few facts in a test.

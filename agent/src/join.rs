@@ -18,8 +18,11 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::info;
 
+mod by_key;
 #[cfg(test)]
 mod tests;
+
+pub use by_key::{NotRenewed, renew_by_key};
 
 /// For one server to answer.
 const ONE_SERVER: Duration = Duration::from_secs(10);
@@ -254,6 +257,8 @@ fn keep(
         role: joiner.role,
         servers: joined.servers,
     };
+    // Where this host was a member before: from here on until the end it is none.
+    store.forget()?;
     store.save_roots(&joined.roots)?;
     store.save_credential(&joining.key, &joined.chain)?;
     store.save(&node)?;

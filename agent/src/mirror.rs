@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use purlin_model::topic::{Contents, Delta, Topic};
-use purlin_model::{Fault, FaultCode, Revision, limit};
+use purlin_model::{Fault, FaultCode, HistoryId, Revision, limit};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -51,6 +51,8 @@ struct State {
     following: BTreeSet<Topic>,
     /// Topics that came or went since the server was told.
     dirty: BTreeSet<Topic>,
+    /// Which history the revisions here are of.
+    history: Option<HistoryId>,
 }
 
 #[derive(Debug)]
@@ -84,8 +86,9 @@ impl Mirror {
     }
 
     /// Takes in what an earlier run left on disk.
-    pub fn restore(&self, topics: Vec<(Topic, Contents)>) {
+    pub fn restore(&self, history: Option<HistoryId>, topics: Vec<(Topic, Contents)>) {
         let mut state = self.lock();
+        state.history = history;
         let now = Instant::now();
         for (topic, contents) in topics.into_iter().take(limit::TOPICS_PER_SESSION) {
             state.dirty.insert(topic.clone());
@@ -246,9 +249,15 @@ impl Mirror {
         }
     }
 
-    /// A new session begins: everything wanted, with the revision to resume from.
-    pub fn begin_session(&self) -> Vec<(Topic, Revision)> {
+    /// A new session begins, of that history: everything wanted, with the revision to resume from. What is of another
+    /// history serves on until the server sent it anew.
+    pub fn begin_session(&self, history: Option<HistoryId>) -> Vec<(Topic, Revision)> {
         let mut state = self.lock();
+        if state.history != history {
+            state.history = history;
+            state.disown();
+            self.0.progress.send_replace(Revision(0));
+        }
         state.dirty.clear();
         state.following = state.slots.keys().cloned().collect();
         let mut follow = Vec::with_capacity(state.slots.len());
@@ -296,6 +305,19 @@ impl Mirror {
     /// The server says how far everything followed has come.
     pub fn set_progress(&self, revision: Revision) {
         self.0.progress.send_replace(revision);
+    }
+
+    /// From here on the server speaks of another history; it sends everything anew by itself.
+    pub fn set_history(&self, history: HistoryId) {
+        let mut state = self.lock();
+        state.history = Some(history);
+        state.disown();
+        self.0.progress.send_replace(Revision(0));
+    }
+
+    /// Which history the revisions here are of.
+    pub fn history(&self) -> Option<HistoryId> {
+        self.lock().history
     }
 
     fn follow(&self, topic: &Topic) -> Result<watch::Receiver<Option<Arc<Contents>>>, Fault> {
@@ -360,6 +382,17 @@ impl State {
         idle.sort();
         for (_, _, topic) in idle.iter().take(excess) {
             self.remove(topic);
+        }
+    }
+
+    /// What is here is of another history: it serves until it came anew, but nothing is resumed from it.
+    fn disown(&mut self) {
+        for slot in self.slots.values() {
+            slot.contents.send_modify(|contents| {
+                if let Some(contents) = contents {
+                    Arc::make_mut(contents).revision = Revision(0);
+                }
+            });
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) refuse_signing: bool,
     /// Refuses registrations, with that reason.
     pub(crate) refuse_registering: Option<String>,
+    /// Sends the next session away for so long.
+    pub(crate) busy: Option<Duration>,
 }
 
 impl Server {
@@ -56,8 +58,8 @@ impl Server {
     pub(crate) fn start(node: &str, clock: Clock) -> Self {
         let ca = Arc::new(TestCa::new("td.mesh.internal"));
         let host = ca.agent(node);
-        let me = Peer::Member { identity: host.clone(), certificate: [1; 32] };
-        let server = Peer::Member { identity: ca.server("server"), certificate: [2; 32] };
+        let me = Peer::Member { identity: host.clone(), certificate: [1; 32], issuer: None };
+        let server = Peer::Member { identity: ca.server("server"), certificate: [2; 32], issuer: None };
         let (connector, mut links) = MemoryConnector::new(me, server);
         let state = State {
             revision: 0,
@@ -72,6 +74,7 @@ impl Server {
             hold_progress: false,
             refuse_signing: false,
             refuse_registering: None,
+            busy: None,
         };
         let changes = watch::Sender::new(0);
         let server = Self { state: Arc::new(Mutex::new(state)), ca, connector, host, clock, changes };
@@ -103,6 +106,8 @@ impl Server {
             roots: vec![root],
             default_intention: Action::Deny,
             leaf_ttl_ms: 0,
+            distrust: Default::default(),
+            ca: None,
         }
     }
 
@@ -278,8 +283,15 @@ impl Server {
         outcome
     }
 
-    async fn session(self, stream: Stream) {
-        let Ok((mut sender, mut receiver)) = rpc::accept_session(stream, Opened { beat_ms: 1000 }).await
+    async fn session(self, mut stream: Stream) {
+        let busy = self.state().busy.take();
+        if let Some(retry) = busy {
+            self.noted();
+            rpc::reply::<Opened>(&mut stream, &Err(Fault::busy("too many at once", retry))).await.ok();
+            return;
+        }
+        let Ok((mut sender, mut receiver)) =
+            rpc::accept_session(stream, Opened { beat_ms: 1000, history: None }).await
         else {
             return;
         };
@@ -341,7 +353,7 @@ impl State {
         self.sessions.retain(|say| tell(say, delta));
     }
 
-    fn say(&mut self, down: Down) {
+    pub(crate) fn say(&mut self, down: Down) {
         self.sessions.retain(|say| say.send(down.clone()).is_ok());
     }
 

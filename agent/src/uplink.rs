@@ -2,8 +2,10 @@
 //!
 //! Nobody else holds a link. A write keeps its request id through all its tries, so that it is carried out once.
 
+mod probe;
 mod renew;
 mod servers;
+mod snapshot;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ use crate::core::AskMeta;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::session::{Phase, SessionState};
+use talk::Ended;
 
+pub use probe::{ProbePort, Prober};
 pub use renew::{Renewal, renew_node_certificate};
 pub(crate) use servers::tell_connector;
 
@@ -43,6 +47,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(15);
 /// At most so long between two tries to reach a server.
 const MOST_PAUSE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A busy server may ask to be left alone for so long at most.
+const MOST_REST: Duration = Duration::from_secs(30);
 /// A session that held for so long is tried for again at once when it breaks; others are given more and more time.
 const STEADY: Duration = Duration::from_secs(2);
 
@@ -65,6 +71,7 @@ pub struct Keeper {
     pub connector: Arc<dyn Connector>,
     pub mirror: Mirror,
     pub metrics: Metrics,
+    pub prober: Prober,
     /// Of the software, told to the server.
     pub version: String,
     /// Ends the task.
@@ -78,6 +85,14 @@ pub struct Keeper {
 pub(crate) struct Broken {
     kind: BrokenKind,
     why: String,
+    /// A busy server wants to be left alone for so long.
+    rest: Option<Duration>,
+}
+
+/// A session that was opened and not yet begun.
+struct Ready {
+    link: Arc<dyn Link>,
+    session: rpc::Session,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,14 +197,22 @@ impl Keeper {
     pub async fn run(self) {
         let mut pause = FIRST_PAUSE;
         let mut said = None;
+        let mut next = None;
         while !self.stop.is_cancelled() && !self.leave.is_cancelled() {
             let begun = Instant::now();
-            let broken = tokio::select! {
+            let ended = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                broken = self.session() => broken,
+                ended = self.session(next.take()) => ended,
             };
-            let Some(broken) = broken else { break };
+            let broken = match ended {
+                Ok(Some(ready)) => {
+                    next = Some(ready);
+                    continue;
+                }
+                Ok(None) => break,
+                Err(broken) => broken,
+            };
             if broken.kind != BrokenKind::Lost {
                 self.metrics.own().session_failures.inc();
             } else if begun.elapsed() >= STEADY {
@@ -198,10 +221,11 @@ impl Keeper {
             self.report(&broken, &mut said);
             let reason = Some(broken.why);
             self.uplink.set_phase(Phase::Offline, None, reason);
+            let rest = broken.rest.unwrap_or_else(|| jitter(pause).min(MOST_PAUSE));
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 () = self.leave.cancelled() => break,
-                () = sleep(jitter(pause).min(MOST_PAUSE)) => {}
+                () = sleep(rest) => {}
             }
             pause = (pause * 2).min(MOST_PAUSE);
         }
@@ -210,30 +234,48 @@ impl Keeper {
         self.uplink.set_phase(Phase::Offline, None, Some(why.into()));
     }
 
-    /// One session from the first byte to the last. `None`: it ended because this host leaves.
-    async fn session(&self) -> Option<Broken> {
-        let link = match self.connect().await {
-            Ok(link) => link,
-            Err(broken) => return Some(broken),
+    /// One session from the first byte to the last. `Some`: another server has opened the next. `None`: it ended
+    /// because this host leaves.
+    async fn session(&self, ready: Option<Ready>) -> Result<Option<Ready>, Broken> {
+        let ready = match ready {
+            Some(ready) => ready,
+            None => self.open(self.connect().await?, false).await?,
         };
-        let open = rpc::OpenSession { version: self.version.clone() };
-        let session = match rpc::open_session(link.as_ref(), &open, CONNECT_DEADLINE).await {
-            Ok(session) => session,
-            Err(fault) => {
-                link.close("no session");
-                return Some(Broken::refused(&link.remote(), &fault));
-            }
-        };
+        let link = ready.link.clone();
         let server = link.remote();
-        let follow = self.mirror.begin_session();
+        let follow = self.mirror.begin_session(ready.session.opened.history);
         self.metrics.own().sessions.inc();
         info!(server = %server, "session with a server is open");
         self.uplink.set_phase(Phase::Connected, Some(server.clone()), None);
         self.uplink.0.link.send_replace(Some(link.clone()));
-        let ended = talk::talk(self, link.as_ref(), session, follow).await;
+        let why = match Box::pin(talk::talk(self, ready, follow)).await {
+            Ended::Moved(ready) => {
+                // Calls that are under way are tried again over the next link.
+                self.uplink.0.link.send_replace(Some(ready.link.clone()));
+                link.close("this host moved to another server");
+                return Ok(Some(ready));
+            }
+            Ended::Left => None,
+            Ended::Broken(why) => Some(format!("session with {server}: {why}")),
+        };
         self.uplink.0.link.send_replace(None);
         link.close("session is over");
-        ended.map(|why| Broken { kind: BrokenKind::Lost, why: format!("session with {server}: {why}") })
+        match why {
+            Some(why) => Err(Broken { kind: BrokenKind::Lost, why, rest: None }),
+            None => Ok(None),
+        }
+    }
+
+    /// `moves`: there is a session elsewhere, which this one would take the place of.
+    async fn open(&self, link: Arc<dyn Link>, moves: bool) -> Result<Ready, Broken> {
+        let open = rpc::OpenSession { version: self.version.clone(), probe: self.prober.address(), moves };
+        match rpc::open_session(link.as_ref(), &open, CONNECT_DEADLINE).await {
+            Ok(session) => Ok(Ready { link, session }),
+            Err(fault) => {
+                link.close("no session");
+                Err(Broken::refused(&link.remote(), &fault))
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Arc<dyn Link>, Broken> {
@@ -242,7 +284,7 @@ impl Keeper {
             Ok(Err(error)) => Err(Broken::from(error)),
             Err(_) => {
                 let why = format!("no server answered within {} s", CONNECT_DEADLINE.as_secs());
-                Err(Broken { kind: BrokenKind::Unreachable, why })
+                Err(Broken { kind: BrokenKind::Unreachable, why, rest: None })
             }
         }
     }
@@ -266,7 +308,8 @@ impl Broken {
             FaultCode::Unavailable | FaultCode::Busy => BrokenKind::Unreachable,
             _ => BrokenKind::Refused,
         };
-        Self { kind, why: format!("{server} opens no session: {fault}") }
+        let rest = fault.retry_ms.map(|ms| Duration::from_millis(ms).min(MOST_REST));
+        Self { kind, why: format!("{server} opens no session: {fault}"), rest }
     }
 }
 
@@ -276,6 +319,6 @@ impl From<LinkError> for Broken {
             LinkError::Untrusted { .. } => BrokenKind::Untrusted,
             LinkError::Unreachable { .. } | LinkError::Closed(_) => BrokenKind::Unreachable,
         };
-        Self { kind, why: error.to_string() }
+        Self { kind, why: error.to_string(), rest: None }
     }
 }

@@ -118,6 +118,7 @@ impl Inputs<'_> {
             trust_domain: self.mesh.trust_domain.clone(),
             inbound: self.inbound.to_vec(),
             roots: root_certificates(self.mesh),
+            revoked: self.mesh.distrust.revoked.clone(),
             detection_timeout_ms: own_timeout
                 .or(defaults.detection_timeout_ms)
                 .unwrap_or(DETECTION_TIMEOUT_MS),

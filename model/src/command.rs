@@ -8,13 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::autopilot::AutopilotConfig;
 use crate::check::Check;
 use crate::config_entry::{ConfigEntry, ConfigKind};
+use crate::event::UserEvent;
 use crate::fault::Fault;
+use crate::history::Restore;
 use crate::identity::TrustDomain;
 use crate::intention::{Action, Party, SourceIntention};
 use crate::kv::KvWrite;
 use crate::node::{Node, NodeRole, NodeStatus};
+use crate::query::PreparedQuery;
 use crate::service::Instance;
-use crate::topic::{RootCertificate, ServerInfo};
+use crate::session::SessionWrite;
+use crate::topic::{CaConfig, RootCertificate, ServerInfo};
+use crate::txn::{Txn, TxnDone};
 use crate::{CheckId, Datacenter, InstanceId, Millis, Namespace, NodeId, NodeName, Revision};
 
 /// The newest form of command that this build writes and understands. An entry of a higher level stops the server.
@@ -134,14 +139,66 @@ pub enum Command {
     ForgetServer {
         node: NodeName,
     },
+    /// A step of replacing the state by a snapshot.
+    Restore(Restore),
+    /// Something happened that hosts want to hear of.
+    FireEvent(UserEvent),
+    /// A prepared query, made or (with `create` off) replaced.
+    PutQuery {
+        query: PreparedQuery,
+        create: bool,
+    },
+    DeleteQuery {
+        id: uuid::Uuid,
+    },
+    /// What a host that left had registered is gone; the host itself is still known as one that left.
+    ReleaseNode {
+        node: NodeName,
+    },
+    /// A host that left or failed long ago is no longer in the catalog. Unlike one that was removed it may come back.
+    ReapNode {
+        node: NodeName,
+    },
+    Session(SessionWrite),
+    Txn(Txn),
+    /// The root key as ciphertext for one more server, or for one that has another sealing key now.
+    SealRootKey(SealedKey),
+    /// A further root, trusted from now on: it becomes the active one when everybody had time to hear of it.
+    AddRoot {
+        root: RootCertificate,
+        sealed_root_key: Vec<SealedKey>,
+    },
+    /// A root that was added signs from now on; the one before is trusted as long as its certificates live.
+    ActivateRoot {
+        id: String,
+    },
+    /// A root that is not active is trusted no more.
+    RemoveRoot {
+        id: String,
+    },
+    /// Certificates of servers that are gone, which hosts had time to replace, are trusted no more.
+    RevokeAuthorities {
+        /// SHA-256 each, as hex.
+        sha256: Vec<String>,
+    },
+    /// How certificates are made, as an operator wants it; wins over what configuration files say.
+    SetCaConfig(CaConfig),
 }
 
 impl Command {
     /// The level from which on it is understood. It is proposed only once every server of the mesh has that level.
     pub fn level(&self) -> u16 {
         match self {
-            Self::Kv(_) => 2,
+            Self::Kv(_) | Self::Session(_) | Self::Txn(_) | Self::Restore(_) => 2,
             Self::PutAutopilot { .. } | Self::PutVoters { .. } | Self::ForgetServer { .. } => 2,
+            Self::FireEvent(_) | Self::PutQuery { .. } | Self::DeleteQuery { .. } => 2,
+            Self::ReleaseNode { .. } | Self::ReapNode { .. } => 2,
+            Self::SealRootKey(_)
+            | Self::AddRoot { .. }
+            | Self::ActivateRoot { .. }
+            | Self::RemoveRoot { .. }
+            | Self::RevokeAuthorities { .. }
+            | Self::SetCaConfig(_) => 2,
             _ => FIRST_LEVEL,
         }
     }
@@ -170,6 +227,20 @@ impl Command {
             Self::PutAutopilot { .. } => "put-autopilot",
             Self::PutVoters { .. } => "put-voters",
             Self::ForgetServer { .. } => "forget-server",
+            Self::Restore(_) => "restore",
+            Self::FireEvent(_) => "fire-event",
+            Self::PutQuery { .. } => "put-query",
+            Self::DeleteQuery { .. } => "delete-query",
+            Self::ReleaseNode { .. } => "release-node",
+            Self::ReapNode { .. } => "reap-node",
+            Self::Session(_) => "session",
+            Self::Txn(_) => "txn",
+            Self::SealRootKey(_) => "seal-root-key",
+            Self::AddRoot { .. } => "add-root",
+            Self::ActivateRoot { .. } => "activate-root",
+            Self::RemoveRoot { .. } => "remove-root",
+            Self::RevokeAuthorities { .. } => "revoke-authorities",
+            Self::SetCaConfig(_) => "set-ca-config",
         }
     }
 }
@@ -193,6 +264,9 @@ pub struct SealedKey {
     pub recipient: Vec<u8>,
     pub encapsulated: Vec<u8>,
     pub ciphertext: Vec<u8>,
+    /// The id of the root whose key it is; empty: the one that founded the mesh.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub root: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,4 +345,6 @@ pub enum Done {
     CasFailed,
     /// Deleted, or there was nothing to delete.
     Deleted { existed: bool },
+    /// What each operation brought, or which failed.
+    Txn(Box<TxnDone>),
 }

@@ -1,5 +1,7 @@
 //! The one error that crosses process borders: what went wrong, whose side, and what the caller may be told.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What kind of failure, in terms that every protocol of ours can map to its own codes.
@@ -29,11 +31,21 @@ pub enum FaultCode {
 pub struct Fault {
     pub code: FaultCode,
     pub text: String,
+    /// Of one who is busy: to be left alone for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
 }
 
 impl Fault {
     pub fn new(code: FaultCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: text.into(), retry_ms: None }
+    }
+
+    /// Too many at once: come back in `retry`.
+    pub fn busy(what: &str, retry: Duration) -> Self {
+        let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+        let text = format!("{what}: busy, come back in {retry_ms} ms");
+        Self { retry_ms: Some(retry_ms), ..Self::new(FaultCode::Busy, text) }
     }
 
     pub fn invalid(text: impl Into<String>) -> Self {

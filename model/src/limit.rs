@@ -46,6 +46,28 @@ pub const KV_VALUE_BYTES: usize = 512 * 1024;
 pub const KV_KEYS: usize = 1_000_000;
 pub const KV_BYTES: usize = 512 * 1024 * 1024;
 
+/// User events that are kept; the oldest goes first (Consul's figure).
+pub const EVENTS: usize = 256;
+/// What a user event may carry: as much as a message of Consul's gossip.
+pub const EVENT_PAYLOAD_BYTES: usize = 512;
+pub const EVENT_NAME_BYTES: usize = 128;
+/// One expression that says whom a user event concerns.
+pub const EVENT_FILTER_BYTES: usize = 512;
+
+/// Prepared queries of a mesh, and one of them, encoded.
+pub const QUERIES: usize = 4_096;
+pub const QUERY_BYTES: usize = 16 * 1024;
+/// The name of a prepared query: no name of DNS is longer.
+pub const QUERY_NAME_BYTES: usize = 253;
+
+/// Sessions of the mesh, the bytes of an id, and the checks that one is bound to.
+pub const SESSIONS: usize = 100_000;
+pub const SESSION_ID_BYTES: usize = 64;
+pub const SESSION_CHECKS: usize = 64;
+
+/// Operations of one transaction.
+pub const TXN_OPS: usize = 128;
+
 /// A body of the HTTP API.
 pub const API_BODY_BYTES: usize = 512 * 1024;
 /// One command in the Raft log, encoded: a value of the tree with all that stands around it.

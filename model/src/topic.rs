@@ -3,7 +3,7 @@
 //! An agent follows topics (a snapshot, then changes), or asks for one once; both give the same records. A topic has
 //! a revision of its own, so that a write to one service wakes nobody who waits for another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -11,12 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::check::{Check, Status};
 use crate::command::JoinTokenInfo;
 use crate::config_entry::{ConfigEntry, ConfigKind};
+use crate::event::UserEvent;
 use crate::identity::TrustDomain;
 use crate::intention::Action;
 use crate::kv::{KvEntry, KvTopic};
 use crate::node::Node;
+use crate::query::PreparedQuery;
 use crate::service::{Instance, ServiceEntry};
-use crate::{Datacenter, Namespace, NodeId, NodeName, Revision, ServiceKey, ServiceName};
+use crate::session::Session;
+use crate::txn::{TxnError, TxnRead, TxnResult};
+use crate::{Datacenter, Namespace, NodeId, NodeName, Revision, ServiceKey, ServiceName, SessionId};
 
 /// What can be followed or asked for. The records of each are named behind it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,6 +46,16 @@ pub enum Topic {
     JoinTokens,
     /// A part of the key-value tree: `Record::Kv`, keyed by key; of a list of keys `Record::KvKey`.
     Kv(KvTopic),
+    /// The newest user events: `Record::Event`, keyed so that the order of keys is that of firing.
+    Events,
+    /// Prepared queries, or the one of that id: `Record::Query`, keyed by id.
+    Queries(Option<uuid::Uuid>),
+    /// Sessions, of all hosts or of one: `Record::Session`, keyed by id.
+    Sessions(Option<NodeName>),
+    /// One session: `Record::Session`, keyed by its id.
+    Session(SessionId),
+    /// Reads that are to be answered together: `Record::TxnResult` and `Record::TxnError`, in their order.
+    Txn(Vec<TxnRead>),
 }
 
 impl fmt::Display for Topic {
@@ -59,13 +73,19 @@ impl fmt::Display for Topic {
             Self::Servers => f.write_str("servers"),
             Self::JoinTokens => f.write_str("join-tokens"),
             Self::Kv(topic) => topic.fmt(f),
+            Self::Events => f.write_str("events"),
+            Self::Queries(None) => f.write_str("queries"),
+            Self::Queries(Some(id)) => write!(f, "queries/{id}"),
+            Self::Sessions(None) => f.write_str("sessions"),
+            Self::Sessions(Some(node)) => write!(f, "sessions/{node}"),
+            Self::Session(id) => write!(f, "session/{id}"),
+            Self::Txn(reads) => write!(f, "txn/{}", reads.len()),
         }
     }
 }
 
 /// One keyed fact of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "the large ones are the common ones")]
 pub enum Record {
     Node(Node),
     Instance(Instance),
@@ -79,6 +99,11 @@ pub enum Record {
     Kv(KvEntry),
     /// There is such a key, or (ending with the separator) there are keys that go on behind it.
     KvKey,
+    Event(UserEvent),
+    Query(PreparedQuery),
+    Session(Session),
+    TxnResult(TxnResult),
+    TxnError(TxnError),
 }
 
 /// A service in the list of all.
@@ -105,6 +130,65 @@ pub struct MeshInfo {
     pub default_intention: Action,
     /// Of new leaf certificates.
     pub leaf_ttl_ms: u64,
+    #[serde(default, skip_serializing_if = "Distrust::is_empty")]
+    pub distrust: Distrust,
+    /// What an operator set; absent: the defaults, and `leaf_ttl_ms` as the configuration has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaConfig>,
+}
+
+/// Certificates of servers that are gone, by SHA-256 as hex, though the roots still vouch for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distrust {
+    /// Soon to be revoked: whoever has a certificate under one of these gets another now.
+    #[serde(default)]
+    pub retiring: BTreeSet<String>,
+    /// A chain with one of these in it is refused.
+    #[serde(default)]
+    pub revoked: BTreeSet<String>,
+    /// Over how long all hosts together spread their requests for others, so that servers can keep up.
+    #[serde(default)]
+    pub spread_ms: u64,
+}
+
+impl Distrust {
+    pub fn is_empty(&self) -> bool {
+        self.retiring.is_empty() && self.revoked.is_empty()
+    }
+
+    /// Whether a certificate with that fingerprint should no longer be in use.
+    pub fn names(&self, sha256: &str) -> bool {
+        self.retiring.contains(sha256) || self.revoked.contains(sha256)
+    }
+}
+
+/// Consul's figures of its built-in certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaConfig {
+    pub leaf_ttl_ms: u64,
+    pub intermediate_ttl_ms: u64,
+    /// Kept and shown because Consul does; it acts upon nothing there either.
+    pub rotation_period_ms: u64,
+}
+
+impl CaConfig {
+    pub const INTERMEDIATE_TTL_MS: u64 = 8_760 * 3_600_000;
+    pub const ROTATION_PERIOD_MS: u64 = 2_160 * 3_600_000;
+}
+
+impl MeshInfo {
+    /// The figures that are in force.
+    pub fn ca_config(&self) -> CaConfig {
+        self.ca.clone().unwrap_or(CaConfig {
+            leaf_ttl_ms: self.leaf_ttl_ms,
+            intermediate_ttl_ms: CaConfig::INTERMEDIATE_TTL_MS,
+            rotation_period_ms: CaConfig::ROTATION_PERIOD_MS,
+        })
+    }
+
+    pub fn active_root(&self) -> Option<&RootCertificate> {
+        self.roots.iter().find(|root| root.active)
+    }
 }
 
 /// A root of the mesh's CA. The private key is elsewhere.

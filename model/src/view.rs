@@ -3,7 +3,7 @@
 //! An agent builds it from its own registry and the topics it follows; a proxy takes it and asks nobody. It is valid
 //! until the next one, so a host goes on without agent and servers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -86,6 +86,9 @@ pub struct Settings {
     pub inbound: Vec<SocketAddr>,
     /// Roots to trust, as DER.
     pub roots: Vec<Vec<u8>>,
+    /// Certificates that are not trusted though a root vouches for them, by SHA-256 as hex.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub revoked: BTreeSet<String>,
     /// How long a silent client is waited for before it gets TCP.
     pub detection_timeout_ms: u64,
     /// Of this host, for what prefers near endpoints.

@@ -12,7 +12,6 @@ use purlin_wire::tls;
 use rustls_pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
 use crate::body::Body;
 use crate::config::Limits;
@@ -51,7 +50,7 @@ pub(crate) async fn peer(
     backend: &Backend,
     alpn: &[u8],
     within: Duration,
-) -> Result<TlsStream<TcpStream>, DialError> {
+) -> Result<Stream, DialError> {
     let connector = route.connector(worker)?;
     let place = || backend.endpoint.address.to_string();
     let name = ServerName::try_from(backend.endpoint.server_name.clone())
@@ -74,10 +73,13 @@ pub(crate) async fn peer(
     }
     // A resumed session skipped the verifier: what it remembers may have expired since.
     let leaf = session.peer_certificates().and_then(|chain| chain.first());
-    leaf.ok_or_else(|| "no certificate".to_owned())
+    let revoked = worker.state().revoked.clone();
+    let bond = leaf
+        .ok_or_else(|| "no certificate".to_owned())
         .and_then(|leaf| is_valid_now(leaf))
+        .and_then(|()| worker.bonds.tie(session.peer_certificates().unwrap_or_default(), &revoked))
         .map_err(|why| DialError::Tls { place: place(), why })?;
-    Ok(io)
+    Ok(Stream::to_peer(io, bond))
 }
 
 /// Expiry alone; for sessions that were verified when they began.

@@ -19,14 +19,13 @@ use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::app::App;
 use crate::authorize::{Call, Denial, authorize};
 use crate::dial::{self, tls_reason, tune};
 use crate::report::{ConnectionRecord, Direction, Edge, Framing, Refusal};
 use crate::serve;
-use crate::state::{Destination, hex};
+use crate::state::Destination;
 use crate::stream::Stream;
 use crate::tunnel::{ALPN_H1, ALPN_H2, ALPN_TCP, ALPN_UPGRADE};
 use crate::worker::Worker;
@@ -130,13 +129,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, from: SocketAddr) 
     match shaken {
         Ok((arrival, io, alpn)) => {
             let record = arrival.edge.connection();
-            dispatch(Rc::new(arrival), io.into(), &alpn, record).await;
+            dispatch(Rc::new(arrival), io, &alpn, record).await;
         }
         Err((refusal, why)) => worker.report.refused(refusal, Some(from), &why),
     }
 }
 
-type Shaken = (Arrival, TlsStream<TcpStream>, Vec<u8>);
+type Shaken = (Arrival, Stream, Vec<u8>);
 
 async fn handshake(worker: &Rc<Worker>, tcp: TcpStream) -> Result<Shaken, (Refusal, String)> {
     let broken = |error: std::io::Error| (Refusal::Handshake, tls_reason(&error));
@@ -156,11 +155,14 @@ async fn handshake(worker: &Rc<Worker>, tcp: TcpStream) -> Result<Shaken, (Refus
     let leaf = leaf.ok_or_else(|| refused("it shows no certificate".into()))?;
     let peer = source_of(leaf, &state).map_err(refused)?;
     let source = peer.service_key().ok_or_else(|| refused(format!("{peer} is not a service")))?;
+    let shown = session.peer_certificates().unwrap_or_default();
+    let bond = worker.bonds.tie(shown, &state.revoked).map_err(refused)?;
     let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
     let alpn = alpn.ok_or_else(|| refused("it speaks none of the mesh's protocols".into()))?;
-    let hash = Some(hex(&tls::fingerprint(leaf)));
+    let hash = Some(tls::hex(&tls::fingerprint(leaf)));
     let caller = Caller { identity: peer.to_string(), hash, reached: own.uri.clone() };
-    Ok((Arrival::new(worker.clone(), &source, &name.service, server_name, &caller), io, alpn))
+    let arrival = Arrival::new(worker.clone(), &source, &name.service, server_name, &caller);
+    Ok((arrival, Stream::from_peer(io, bond), alpn))
 }
 
 /// A resumed session skipped the verifier, so what it checked is looked at again.

@@ -10,6 +10,7 @@ mod app;
 mod authorize;
 mod balance;
 mod body;
+mod bond;
 mod config;
 mod dial;
 mod http;

@@ -170,12 +170,12 @@ impl Route {
             return Ok(tls.connector.clone());
         }
         let own = state.identities.get(&self.source);
-        let (Some(own), Some(roots), Some(target)) = (own, &state.roots, &self.target) else {
+        let (Some(own), Some(anchors), Some(target)) = (own, &state.anchors, &self.target) else {
             return Err(DialError::NoCertificate(self.source.clone()));
         };
         let refuse = |why: String| DialError::Setup { service: self.source.clone(), why };
         let peer = Identity::parse(&target.identity).map_err(|error| refuse(error.to_string()))?;
-        let config = own.client(roots, peer).map_err(|error| refuse(error.to_string()))?;
+        let config = own.client(anchors, peer).map_err(|error| refuse(error.to_string()))?;
         let connector = TlsConnector::from(Arc::new(config));
         *cached = Some(Tls { own: own.clone(), peer: target.identity.clone(), connector: connector.clone() });
         Ok(connector)

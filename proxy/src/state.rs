@@ -15,18 +15,19 @@ use purlin_model::identity::Identity;
 use purlin_model::service::Protocol;
 use purlin_model::view::{Dial, Listener, LocalInstance, Settings, Target, TargetKey};
 use purlin_model::{InstanceId, ServiceKey};
-use rustls::RootCertStore;
+use purlin_wire::tls::{Anchors, Revoked};
 
 use crate::authorize::Guard;
 pub(crate) use build::{Builder, Update};
-pub(crate) use credential::{LocalIdentity, hex};
+pub(crate) use credential::LocalIdentity;
 
 /// A whole view. Cloning is cheap; what did not change is the same object as in the one before.
 #[derive(Clone, Default)]
 pub(crate) struct State {
     pub(crate) revision: u64,
     pub(crate) settings: Option<Arc<Settings>>,
-    pub(crate) roots: Option<Arc<RootCertStore>>,
+    pub(crate) anchors: Option<Anchors>,
+    pub(crate) revoked: Revoked,
     pub(crate) identities: Arc<HashMap<ServiceKey, Arc<LocalIdentity>>>,
     /// By the name that a client asks for.
     pub(crate) names: Arc<HashMap<String, Name>>,
@@ -44,6 +45,8 @@ pub(crate) struct Changes {
     /// Some local instance came, went or changed.
     pub(crate) locals: bool,
     pub(crate) listeners: bool,
+    /// Some certificates are no longer trusted.
+    pub(crate) revoked: bool,
 }
 
 /// What a server name stands for.

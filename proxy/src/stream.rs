@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -9,12 +10,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
+use crate::bond::Bond;
+
 /// A connection, whatever carries it. One type keeps the HTTP machinery from being built four times.
 #[derive(Debug)]
 pub(crate) struct Stream {
     /// Read already, to be read again first.
     ahead: Bytes,
     carrier: Carrier,
+    /// Of one that leads to another host.
+    bond: Option<Arc<Bond>>,
 }
 
 #[derive(Debug)]
@@ -27,29 +32,29 @@ enum Carrier {
 
 impl From<TcpStream> for Stream {
     fn from(io: TcpStream) -> Self {
-        Self { ahead: Bytes::new(), carrier: Carrier::Tcp(io) }
+        Self { ahead: Bytes::new(), carrier: Carrier::Tcp(io), bond: None }
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(io: UnixStream) -> Self {
-        Self { ahead: Bytes::new(), carrier: Carrier::Unix(io) }
-    }
-}
-
-impl From<client::TlsStream<TcpStream>> for Stream {
-    fn from(io: client::TlsStream<TcpStream>) -> Self {
-        Self { ahead: Bytes::new(), carrier: Carrier::ToPeer(Box::new(io)) }
-    }
-}
-
-impl From<server::TlsStream<TcpStream>> for Stream {
-    fn from(io: server::TlsStream<TcpStream>) -> Self {
-        Self { ahead: Bytes::new(), carrier: Carrier::FromPeer(Box::new(io)) }
+        Self { ahead: Bytes::new(), carrier: Carrier::Unix(io), bond: None }
     }
 }
 
 impl Stream {
+    pub(crate) fn to_peer(io: client::TlsStream<TcpStream>, bond: Arc<Bond>) -> Self {
+        Self { ahead: Bytes::new(), carrier: Carrier::ToPeer(Box::new(io)), bond: Some(bond) }
+    }
+
+    pub(crate) fn from_peer(io: server::TlsStream<TcpStream>, bond: Arc<Bond>) -> Self {
+        Self { ahead: Bytes::new(), carrier: Carrier::FromPeer(Box::new(io)), bond: Some(bond) }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.bond.as_ref().map_or(Ok(()), |bond| bond.check())
+    }
+
     /// Puts bytes in front of what is still to be read.
     pub(crate) fn put_back(&mut self, bytes: Bytes) {
         debug_assert!(self.ahead.is_empty(), "bytes are put back once");
@@ -90,7 +95,12 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            return self.carrier().poll_read(cx, buf);
+            self.check()?;
+            let read = self.carrier().poll_read(cx, buf);
+            return match &self.bond {
+                Some(bond) => bond.guard(cx, read),
+                None => read,
+            };
         }
         let count = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..count]);
@@ -101,6 +111,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check()?;
         self.carrier().poll_write(cx, buf)
     }
 
@@ -109,6 +120,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check()?;
         self.carrier().poll_write_vectored(cx, bufs)
     }
 

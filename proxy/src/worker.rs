@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::app::Apps;
 use crate::authorize::authorize;
+use crate::bond::Bonds;
 use crate::config::Limits;
 use crate::inbound::Slots;
 use crate::listen::{self, Door, Doors};
@@ -44,6 +45,7 @@ pub(crate) const ORDERS: usize = 16;
 pub(crate) struct Worker {
     pub(crate) limits: Limits,
     pub(crate) live: Rc<Live>,
+    pub(crate) bonds: Bonds,
     pub(crate) routes: Routes,
     pub(crate) apps: Apps,
     pub(crate) report: Reporter,
@@ -90,6 +92,7 @@ impl Worker {
     fn new(limits: Limits, metrics: Arc<Metrics>) -> Rc<Self> {
         Rc::new(Self {
             live: Rc::default(),
+            bonds: Bonds::default(),
             routes: Routes::default(),
             apps: Apps::default(),
             report: Reporter::new(metrics, limits.edges),
@@ -145,6 +148,15 @@ impl Worker {
         self.epoch.set(self.epoch.get() + 1);
         self.routes.forget_gone(&state);
         self.apps.forget_gone(&state);
+        if changes.revoked {
+            let cut = self.bonds.cut(&state.revoked);
+            if cut > 0 {
+                tracing::warn!(
+                    connections = cut,
+                    "cut, because certificates of removed servers were revoked"
+                );
+            }
+        }
         if !changes.policies.is_empty() {
             self.live.recheck(&changes.policies, |edge, call| {
                 let guard = state.guards.get(&edge.destination);

@@ -15,7 +15,7 @@ mod tests;
 pub(crate) use certify::{Usage, certify_key};
 pub(crate) use intermediate::Intermediate;
 pub(crate) use root::NewRoot;
-pub(crate) use seal::SealingKey;
+pub(crate) use seal::{SealingKey, seal};
 pub(crate) use store::CaStore;
 
 use purlin_model::Millis;

@@ -35,6 +35,8 @@ pub struct Config {
     pub leaf_ttl: Option<Duration>,
     /// The newest command level that this server tells it understands: `LEVEL`, but where an older build is played.
     pub level: u16,
+    /// After which a host that failed or left is no longer in the catalog.
+    pub reconnect_timeout: Duration,
     /// Of the software.
     pub version: String,
     pub clock: Clock,

@@ -6,15 +6,18 @@
 
 mod frames;
 mod marks;
+mod propagation;
 mod ring;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use prometheus_client::metrics::histogram::Histogram;
 use purlin_model::kv::KvTopic;
 use purlin_model::topic::Topic;
 use purlin_model::{Fault, FaultCode, NodeName, Revision, limit};
@@ -39,6 +42,9 @@ struct Inner {
     followers: HashMap<u64, Follower>,
     topics: HashMap<Topic, BTreeSet<u64>>,
     tree: tree::Tree,
+    /// Topics that a follower has as of a revision that is not applied here yet: they begin with it.
+    ahead: BTreeMap<Revision, BTreeSet<(u64, Topic)>>,
+    propagation: propagation::Propagation,
     next: u64,
 }
 
@@ -115,6 +121,11 @@ impl Hub {
         }
     }
 
+    /// From applying a change to the last session that follows it.
+    pub(crate) fn propagation(&self) -> Histogram {
+        self.lock().propagation.histogram()
+    }
+
     pub(crate) fn frames(&self) -> &frames::Frames {
         &self.frames
     }
@@ -122,7 +133,9 @@ impl Hub {
 
 impl Inner {
     fn mark(&mut self, touched: &[Touched]) {
+        let now = Instant::now();
         for change in touched {
+            let mut measured = self.propagation.is_free(now).then(HashSet::new);
             for (topic, key) in &change.keys {
                 let Some(ids) = self.topics.get(topic) else { continue };
                 let key: Arc<str> = key.as_str().into();
@@ -130,11 +143,17 @@ impl Inner {
                     if let Some(follower) = self.followers.get_mut(id) {
                         follower.dirty.mark(topic, key.clone());
                         follower.bell.notify_one();
+                        if let Some(measured) = measured.as_mut().filter(|_| follower.node.is_some()) {
+                            measured.insert(*id);
+                        }
                     }
                 }
             }
             for change in &change.kv {
                 self.mark_tree(change);
+            }
+            if let Some(measured) = measured {
+                self.propagation.begin(change.revision, measured, now);
             }
         }
     }
@@ -175,6 +194,56 @@ impl Inner {
         }
     }
 
+    /// Begins to tell a follower of a topic, from what it has.
+    fn enter(&mut self, id: u64, topic: Topic, have: Revision) {
+        self.follow(id, &topic);
+        let missed = self.missed(&topic, have);
+        let Some(follower) = self.followers.get_mut(&id) else { return };
+        match missed {
+            Some(keys) => follower.dirty.mark_resumed(&topic, keys),
+            None => follower.dirty.mark_all(&topic),
+        }
+        follower.bell.notify_one();
+    }
+
+    /// This server has come as far as some of its followers were.
+    fn catch_up(&mut self) {
+        let applied = self.state.applied();
+        while let Some(first) = self.ahead.first_entry().filter(|first| *first.key() <= applied) {
+            let (have, waiting) = first.remove_entry();
+            for (id, topic) in waiting {
+                self.enter(id, topic, have);
+            }
+        }
+    }
+
+    fn forget_ahead(&mut self, id: u64, topic: Option<&Topic>) -> Vec<Topic> {
+        let mut forgotten = Vec::new();
+        self.ahead.retain(|_, waiting| {
+            waiting.retain(|(of, what)| {
+                let goes = *of == id && topic.is_none_or(|topic| topic == what);
+                if goes {
+                    forgotten.push(what.clone());
+                }
+                !goes
+            });
+            !waiting.is_empty()
+        });
+        forgotten
+    }
+
+    /// Everything is due to everybody, and nothing of before is known any more.
+    fn replace(&mut self, revision: Revision) {
+        self.ring.clear(revision);
+        self.catch_up();
+        for follower in self.followers.values_mut() {
+            for topic in &follower.topics {
+                follower.dirty.mark_all(topic);
+            }
+            follower.bell.notify_one();
+        }
+    }
+
     fn unfollow(&mut self, id: u64, topic: &Topic) {
         if let Topic::Kv(topic) = topic {
             return self.tree.remove(topic, id);
@@ -192,22 +261,21 @@ impl raft::Hook<State> for Hub {
     fn applied(&self, state: &Arc<State>, touched: Vec<Touched>) {
         let mut inner = self.lock();
         inner.state = state.clone();
+        if touched.iter().any(|change| change.all) {
+            // What came behind it in the same batch is in the state that everybody reads anew.
+            return inner.replace(state.applied());
+        }
         inner.mark(&touched);
         for change in touched {
             inner.ring.push(change);
         }
+        inner.catch_up();
     }
 
     fn replaced(&self, state: &Arc<State>, revision: Revision) {
         let mut inner = self.lock();
         inner.state = state.clone();
-        inner.ring.clear(revision);
-        for follower in inner.followers.values_mut() {
-            for topic in &follower.topics {
-                follower.dirty.mark_all(topic);
-            }
-            follower.bell.notify_one();
-        }
+        inner.replace(revision.max(state.applied()));
     }
 }
 
@@ -233,23 +301,40 @@ impl Subscription {
             ));
         }
         follower.topics.insert(topic.clone());
-        inner.follow(self.id, &topic);
-        let missed = inner.missed(&topic, have);
-        let Some(follower) = inner.followers.get_mut(&self.id) else { return Ok(()) };
-        match missed {
-            Some(keys) => follower.dirty.mark_resumed(&topic, keys),
-            None => follower.dirty.mark_all(&topic),
+        if have > inner.state.applied() {
+            // Told from here, it would go back in time.
+            inner.ahead.entry(have).or_default().insert((self.id, topic));
+        } else {
+            inner.enter(self.id, topic, have);
         }
-        follower.bell.notify_one();
         Ok(())
     }
 
     pub(crate) fn unfollow(&self, topic: &Topic) {
         let mut inner = self.hub.lock();
         inner.unfollow(self.id, topic);
+        if !inner.ahead.is_empty() {
+            inner.forget_ahead(self.id, Some(topic));
+        }
         if let Some(follower) = inner.followers.get_mut(&self.id) {
             follower.topics.remove(topic);
             follower.dirty.forget(topic);
+        }
+    }
+
+    /// The follower was brought so far, each so many milliseconds before now.
+    pub(crate) fn applied(&self, marks: &[(Revision, u64)], now: Instant) {
+        self.hub.lock().propagation.taken(self.id, marks, now);
+    }
+
+    /// What is ahead of this server does not come: the follower gets it as it is here, as after a mesh was restored.
+    pub(crate) fn wait_no_more(&self) {
+        let mut inner = self.hub.lock();
+        if inner.ahead.is_empty() {
+            return;
+        }
+        for topic in inner.forget_ahead(self.id, None) {
+            inner.enter(self.id, topic, Revision(0));
         }
     }
 
@@ -276,6 +361,10 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut inner = self.hub.lock();
+        inner.propagation.gone(self.id);
+        if !inner.ahead.is_empty() {
+            inner.forget_ahead(self.id, None);
+        }
         if let Some(follower) = inner.followers.remove(&self.id) {
             for topic in &follower.topics {
                 inner.unfollow(self.id, topic);

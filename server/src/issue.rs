@@ -3,7 +3,7 @@
 //! Whether the caller may have the certificate is decided before; here the request itself is judged, and how many are
 //! signed in a second is limited, so that a storm of renewals does not starve the rest.
 
-mod limiter;
+pub(crate) mod limiter;
 mod request;
 
 #[cfg(test)]
@@ -26,9 +26,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Of a node's certificate.
 pub(crate) const NODE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Signs with the newest intermediate, once this server has one.
+/// What a server says that is not able to sign: another one is.
+fn cannot_sign() -> Fault {
+    Fault::unavailable("this server cannot sign certificates yet: the root key is not sealed to it so far")
+}
+
+/// Signs with the newest intermediate.
 #[derive(Debug)]
 pub(crate) struct Issuer {
+    /// None: this server cannot sign yet.
     intermediate: RwLock<Option<Arc<Intermediate>>>,
     limiter: Limiter,
 }
@@ -36,6 +42,10 @@ pub(crate) struct Issuer {
 impl Issuer {
     pub(crate) fn new(intermediate: Option<Intermediate>) -> Self {
         Self { intermediate: RwLock::new(intermediate.map(Arc::new)), limiter: Limiter::new(PER_SECOND) }
+    }
+
+    pub(crate) fn can_sign(&self) -> bool {
+        self.intermediate().is_some()
     }
 
     pub(crate) fn intermediate(&self) -> Option<Arc<Intermediate>> {
@@ -70,11 +80,7 @@ impl Issuer {
         now: Millis,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let key = request::public_key(csr)?;
-        let intermediate = self.intermediate().ok_or_else(|| {
-            Fault::unavailable(
-                "this server has no signing certificate yet: ask another, or try again shortly",
-            )
-        })?;
+        let intermediate = self.intermediate().ok_or_else(cannot_sign)?;
         let common_name = match &identity.subject {
             Subject::Service { service, .. } => service.as_str(),
             Subject::Agent { node, .. } | Subject::Server { node, .. } => node.as_str(),

@@ -1,20 +1,24 @@
-//! What a server keeps fresh: its own certificate, its intermediate, and the verdicts on hosts.
+//! What a server keeps fresh: its own certificate and its intermediate.
+
+pub(crate) mod authority;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use purlin_model::command::Command;
-use purlin_model::node::NodeStatus;
-use purlin_model::{Fault, Millis, NodeName};
+use purlin_model::session::SessionWrite;
+use purlin_model::topic::{MeshInfo, Topic};
+use purlin_model::{Fault, Millis, Revision};
 use purlin_wire::node_store::NodeStore;
+use purlin_wire::rpc::{RENEW_NODE, RenewNode, Signed};
 use purlin_wire::tls::{self, Credentials};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::StartError;
-use crate::ca::{CaError, CaStore, Intermediate};
+use crate::ca::{CaError, Intermediate};
+use crate::expiry;
 use crate::issue::NODE_TTL;
-use crate::liveness::TICK;
 use crate::rpc::{self, Service};
 use crate::start::own_identity;
 use crate::state::State;
@@ -25,7 +29,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Keeps this server's certificates.
 pub(crate) struct Keeper {
     store: Arc<NodeStore>,
-    ca: CaStore,
     service: Arc<Service>,
     credentials: watch::Sender<Arc<Credentials>>,
 }
@@ -33,22 +36,26 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// The certificate of this host: that on the disk if it is good, else a new one. A server that cannot sign yet
     /// goes on with what it has.
-    pub(crate) fn open(
-        store: Arc<NodeStore>,
-        ca: CaStore,
-        service: Arc<Service>,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn open(store: Arc<NodeStore>, service: Arc<Service>) -> Result<Self, StartError> {
+        let state = service.hub.state();
         let own = own_identity(&service);
-        let may_sign = service.issuer.intermediate().is_some();
-        let kept = store.load_credentials()?.filter(|kept| {
-            let good = !renewal_due(kept, service.now()) && is_trusted(kept, &service);
-            *kept.identity() == own && (good || !may_sign)
-        });
-        let credentials = match kept {
-            Some(kept) => kept,
-            None => issue(&store, &service)?,
+        let kept = store.load_credentials()?.filter(|kept| *kept.identity() == own);
+        let credentials = match (kept, state.mesh_info()) {
+            // One that comes in knows no mesh but by what it was given when it joined.
+            (Some(kept), None) => kept,
+            // What is due is renewed once this server runs, and may ask others to do it.
+            (Some(kept), Some(mesh))
+                if !service.issuer.can_sign() || is_of(&kept, mesh) && is_valid(&kept, service.now()) =>
+            {
+                take_trust(&store, mesh)?.unwrap_or(kept)
+            }
+            (_, Some(mesh)) => {
+                let (key, chain) = sign(&service)?;
+                keep(&store, mesh, &key, &chain)?
+            }
+            (None, None) => return Err(no_mesh().into()),
         };
-        Ok(Self { store, ca, service, credentials: watch::Sender::new(Arc::new(credentials)) })
+        Ok(Self { store, service, credentials: watch::Sender::new(Arc::new(credentials)) })
     }
 
     pub(crate) fn credentials(&self) -> watch::Receiver<Arc<Credentials>> {
@@ -57,82 +64,156 @@ impl Keeper {
 
     /// Renews what is due, for ever. What fails is tried again: there is time.
     pub(crate) async fn renew(self) {
+        let news = self.service.hub.subscribe(None);
+        for topic in [Topic::Mesh, Topic::Servers] {
+            if let Err(fault) = news.follow(topic, Revision(0)) {
+                tracing::error!(%fault, "certificates of this server are looked at by the clock alone");
+            }
+        }
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
-            let now = self.service.now();
-            if self.service.issuer.intermediate().is_some_and(|own| own.renewal_due(now))
-                && let Err(error) = self.renew_intermediate(now)
-            {
-                tracing::error!(%error, "the signing certificate cannot be renewed, will try again");
+            tokio::select! { _ = looks.tick() => {}, () = news.rung() => drop(news.take()) }
+            if let Err(error) = take_up_authority(&self.service).await {
+                tracing::warn!(%error, "the signing certificate is not as it should be, will try again");
             }
-            if let Err(fault) = tell_intermediate(&self.service).await {
-                tracing::warn!(%fault, "the mesh does not know the signing certificate yet, will tell it again");
-            }
-            let may_sign = self.service.issuer.intermediate().is_some();
-            if may_sign && renewal_due(&self.credentials.borrow().clone(), now) {
-                match issue(&self.store, &self.service) {
-                    Ok(credentials) => {
-                        self.credentials.send_replace(Arc::new(credentials));
-                        tracing::info!("server certificate renewed");
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the server certificate cannot be renewed, will try again")
-                    }
-                }
+            if let Err(error) = self.look_at_own().await {
+                tracing::error!(%error, "the server certificate cannot be renewed, will try again");
             }
         }
     }
 
-    fn renew_intermediate(&self, now: Millis) -> Result<(), StartError> {
-        let made = new_intermediate(&self.ca, &self.service.hub.state(), &self.service.node, now)?;
-        self.service.issuer.replace(made);
-        tracing::info!("signing certificate renewed");
+    /// By our own authority, or the leader's while there is none.
+    async fn new_certificate(&self) -> Result<(Vec<u8>, Vec<Vec<u8>>), StartError> {
+        if self.service.issuer.can_sign() || self.service.raft.is_leader() {
+            return sign(&self.service);
+        }
+        let (key, csr) = tls::new_key_and_csr()?;
+        let signed: Signed = self.service.call_leader(RENEW_NODE, &RenewNode { csr }).await?;
+        Ok((key, signed.chain))
+    }
+
+    async fn look_at_own(&self) -> Result<(), StartError> {
+        let state = self.service.hub.state();
+        // One that comes in hears of its mesh soon.
+        let Some(mesh) = state.mesh_info() else { return Ok(()) };
+        let current = self.credentials.borrow().clone();
+        let known = state.knows_certificate(&self.service.node, &current.fingerprint());
+        // Who the catalog does not have yet, or any more, has nothing to be written down.
+        if !known && state.node(&self.service.node).is_some() {
+            rpc::record(&self.service, &self.service.node, &chain_of(&current)).await?;
+        }
+        if renewal_due(&current, mesh, self.service.now()) {
+            let (key, chain) = self.new_certificate().await?;
+            rpc::record(&self.service, &self.service.node, &chain).await?;
+            self.credentials.send_replace(Arc::new(keep(&self.store, mesh, &key, &chain)?));
+            tracing::info!("server certificate renewed");
+        } else if !trusts_as(&current, mesh)
+            && let Some(credentials) = take_trust(&self.store, mesh)?
+        {
+            self.credentials.send_replace(Arc::new(credentials));
+        }
         Ok(())
     }
 }
 
-/// From two thirds of its life on; or when it is not valid yet, because the clock was ahead when it was made.
-fn renewal_due(credentials: &Credentials, now: Millis) -> bool {
+fn no_mesh() -> Fault {
+    Fault::internal("there is no mesh")
+}
+
+fn chain_of(credentials: &Credentials) -> Vec<Vec<u8>> {
+    credentials.chain().iter().map(|one| one.to_vec()).collect()
+}
+
+/// Whether it can be shown now.
+fn is_valid(credentials: &Credentials, now: Millis) -> bool {
+    credentials.not_before() <= now && now < credentials.not_after()
+}
+
+/// From two thirds of its life on; when it is not valid yet, because the clock was ahead when it was made; or when who
+/// signed it is about to be trusted no more.
+fn renewal_due(credentials: &Credentials, mesh: &MeshInfo, now: Millis) -> bool {
     let life = credentials.not_after().since(credentials.not_before());
-    now < credentials.not_before() || now >= credentials.not_before().plus(life * 2 / 3)
+    now < credentials.not_before()
+        || now >= credentials.not_before().plus(life * 2 / 3)
+        || tls::is_distrusted(credentials.chain(), &mesh.distrust)
 }
 
-/// Whether its roots are still the mesh's.
-fn is_trusted(credentials: &Credentials, service: &Service) -> bool {
-    let state = service.hub.state();
-    let roots = state.mesh_info().and_then(|mesh| rpc::roots(mesh).ok()).unwrap_or_default();
-    let kept = credentials.roots();
-    kept.len() == roots.len() && kept.iter().zip(&roots).all(|(kept, root)| kept.as_ref() == root)
+/// Whether a root that this mesh trusts is at the end of it.
+fn is_of(credentials: &Credentials, mesh: &MeshInfo) -> bool {
+    mesh.roots.iter().any(|root| tls::is_below(credentials.chain(), &root.pem))
 }
 
-/// A new key and certificate for this host, on the disk when it returns.
-fn issue(store: &NodeStore, service: &Service) -> Result<Credentials, StartError> {
+/// Whether it trusts whom the mesh trusts now.
+fn trusts_as(credentials: &Credentials, mesh: &MeshInfo) -> bool {
+    let roots = rpc::roots(mesh).unwrap_or_default();
+    let known = credentials.roots();
+    known.len() == roots.len()
+        && known.iter().zip(&roots).all(|(known, root)| known.as_ref() == root)
+        && *credentials.revoked() == tls::revoked_of(&mesh.distrust)
+}
+
+/// Writes down whom the mesh trusts now, and reads what this host has with it.
+fn take_trust(store: &NodeStore, mesh: &MeshInfo) -> Result<Option<Credentials>, StartError> {
+    store.save_roots(&rpc::roots(mesh)?)?;
+    store.save_revoked(&tls::revoked_of(&mesh.distrust))?;
+    Ok(store.load_credentials()?)
+}
+
+/// A new key and certificate for this host: key, then chain.
+fn sign(service: &Service) -> Result<(Vec<u8>, Vec<Vec<u8>>), StartError> {
     let (key, csr) = tls::new_key_and_csr()?;
     let chain = service.issuer.sign(&csr, &own_identity(service), NODE_TTL, service.now())?;
-    let state = service.hub.state();
-    let mesh = state.mesh_info().ok_or_else(|| Fault::internal("there is no mesh"))?;
-    let roots = rpc::roots(mesh)?;
-    store.save_roots(&roots)?;
-    store.save_credential(&key, &chain)?;
-    Ok(Credentials::from_der(chain, &key, roots)?)
+    Ok((key, chain))
 }
 
-pub(crate) fn new_intermediate(
-    ca: &CaStore,
+fn keep(
+    store: &NodeStore,
+    mesh: &MeshInfo,
+    key: &[u8],
+    chain: &[Vec<u8>],
+) -> Result<Credentials, StartError> {
+    store.save_credential(key, chain)?;
+    let loaded = take_trust(store, mesh)?;
+    Ok(loaded.ok_or_else(|| Fault::internal("the saved certificate is gone"))?)
+}
+
+/// Sees to it that this server signs with an intermediate of the active root, that the mesh knows it before it is
+/// used, and that it is renewed in time. A server to which the root key is not sealed yet waits.
+pub(crate) async fn take_up_authority(service: &Service) -> Result<(), StartError> {
+    let (state, now) = (service.hub.state(), service.now());
+    let Some(mesh) = state.mesh_info() else { return Ok(()) };
+    let in_use = service.issuer.intermediate();
+    if let Some(in_use) = in_use.filter(|one| one.is_current(mesh) && !one.renewal_due(now)) {
+        return Ok(tell_intermediate(service, &in_use).await?);
+    }
+    let made = match service.ca.intermediate(mesh, now)? {
+        Some(kept) => kept,
+        None => match new_intermediate(service, &state, mesh, now) {
+            // It comes: the leader seals the key as soon as it sees this server.
+            Err(CaError::NotSealedToUs) => return Ok(()),
+            made => made?,
+        },
+    };
+    tell_intermediate(service, &made).await?;
+    service.issuer.replace(made);
+    tracing::info!("this server signs certificates with an intermediate of its own");
+    Ok(())
+}
+
+fn new_intermediate(
+    service: &Service,
     state: &State,
-    node: &NodeName,
+    mesh: &MeshInfo,
     now: Millis,
-) -> Result<Intermediate, StartError> {
-    let mesh = state.mesh_info().ok_or_else(|| Fault::internal("there is no mesh"))?;
-    let sealed = state.sealed_root_key(ca.sealing().public()).ok_or(CaError::NotSealedToUs)?;
-    Ok(ca.renew_intermediate(mesh, sealed, node, now)?)
+) -> Result<Intermediate, CaError> {
+    let sealed = state.sealed_root_key(service.ca.sealing().public()).ok_or(CaError::NotSealedToUs)?;
+    service.ca.renew_intermediate(mesh, sealed, &service.node, now)
 }
 
 /// The mesh keeps every intermediate, so that one can be revoked. Does nothing if it has this one.
-pub(crate) async fn tell_intermediate(service: &Service) -> Result<(), Fault> {
-    let Some(certificate_pem) = service.issuer.intermediate().map(|own| own.pem()) else { return Ok(()) };
+async fn tell_intermediate(service: &Service, intermediate: &Intermediate) -> Result<(), Fault> {
+    let certificate_pem = intermediate.pem();
     if service.hub.state().knows_intermediate(&service.node, &certificate_pem) {
         return Ok(());
     }
@@ -140,47 +221,35 @@ pub(crate) async fn tell_intermediate(service: &Service) -> Result<(), Fault> {
     service.propose_own(command).await?.result.map(|_| ())
 }
 
-/// Watches the sessions of hosts while this server leads, and writes down the verdicts. Never ends.
-pub(crate) async fn watch_hosts(service: &Service) {
+/// Ends sessions whose time is over while this server leads. Never ends itself.
+pub(crate) async fn watch_sessions(service: &Service) {
     let mut leadership = service.raft.leadership();
     loop {
         if leadership.wait_for(|now| now.here).await.is_err() {
             return std::future::pending().await;
         }
-        service.liveness().led(Instant::now());
+        service.expiry().led();
         let lost = async {
             // An error means that Raft ended, which the handle reports.
             let _ = leadership.wait_for(|now| !now.here).await;
         };
-        tokio::select! { () = lost => {}, () = judge(service) => {} }
+        tokio::select! { () = lost => {}, () = expire(service) => {} }
     }
 }
 
-async fn judge(service: &Service) {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn expire(service: &Service) {
+    let mut looks = interval(expiry::LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! { _ = ticks.tick() => {}, () = service.look.notified() => {} }
-        for (node, status) in verdicts(service) {
-            let name = match status {
-                NodeStatus::Alive => "alive",
-                NodeStatus::Failed => "failed",
-                NodeStatus::Left => "left",
-            };
-            tracing::info!(%node, status = name, "host changed its status");
-            service.metrics.verdict(name);
-            let proposed = service.propose_own(Command::SetNodeStatus { node: node.clone(), status }).await;
-            if let Err(fault) = proposed.and_then(|outcome| outcome.result) {
-                tracing::warn!(%node, %fault, "the status of a host cannot be written down, will try again");
+        looks.tick().await;
+        let state = service.hub.state();
+        let due = service.expiry().due(state.renewed_sessions(), Instant::now());
+        for id in due {
+            tracing::info!(session = %id, "session was not renewed and ends");
+            let ended = service.propose_own(Command::Session(SessionWrite::Destroy(id.clone()))).await;
+            if let Err(fault) = ended.and_then(|outcome| outcome.result) {
+                tracing::warn!(session = %id, %fault, "a session cannot be ended, will try again");
             }
         }
     }
-}
-
-fn verdicts(service: &Service) -> Vec<(NodeName, NodeStatus)> {
-    let state = service.hub.state();
-    let now = Instant::now();
-    let mut liveness = service.liveness();
-    liveness.catalog(state.members().filter(|(name, _)| **name != service.node), now);
-    liveness.verdicts(now)
 }

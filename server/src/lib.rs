@@ -4,10 +4,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod autopilot;
+pub mod backup;
 mod ca;
 mod config;
+mod expiry;
 mod feed;
 mod govern;
+mod hosts;
 mod issue;
 mod keeper;
 mod liveness;
@@ -15,6 +18,8 @@ mod machine;
 mod metrics;
 mod peers;
 pub mod raft;
+mod reap;
+pub mod recover;
 mod rpc;
 mod start;
 mod state;
@@ -137,13 +142,13 @@ impl ServerHandle {
 
     /// Prometheus' text form, without the mark of its end.
     pub fn metrics_text(&self) -> String {
-        metrics::text(&self.service, self.quic.connections())
+        metrics::text(&self.service, &self.quic)
     }
 
     /// The same, for whoever answers scrapes while the handle is elsewhere.
     pub fn metrics_reader(&self) -> impl Fn() -> String + Send + Sync + 'static {
         let (service, quic) = (self.service.clone(), self.quic.clone());
-        move || metrics::text(&service, quic.connections())
+        move || metrics::text(&service, &quic)
     }
 
     /// The server's wall clock.

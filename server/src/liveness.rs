@@ -1,26 +1,37 @@
-//! Which hosts live: a pure machine that is fed what sessions do and says when a verdict changes.
+//! Which hosts live: the leader's pure machine, fed with the rosters of all servers, that says when a verdict changes.
 //!
-//! Silence is suspect and then fatal; saying goodbye is at once. Nobody is failed for what is not their fault: after a
-//! start, after this server itself stood still, and when most hosts fall silent together (which is then more likely
-//! our own network), hosts get time to come back. Time is given, never read.
+//! A host lives as long as a server that is itself heard of says that it has its session. Silence is suspect, has the
+//! host probed through others, and is fatal in the end; saying goodbye is at once. Nobody is failed for what is not
+//! their fault: after a change of leader, when the server that knew them is gone, after this server itself stood
+//! still, and when most hosts fall silent together (which is then more likely our own network), hosts get time to come
+//! back. Time is given, never read.
 
+mod host;
+mod probing;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use purlin_model::NodeName;
 use purlin_model::node::NodeStatus;
+use purlin_wire::rpc::{Contact, Presence, Roster, RosterTaken, name_sum};
 
-/// How often an agent shows that it lives.
+use host::Host;
+pub(crate) use probing::{Errand, PROBE_WITHIN, ROUND_WITHIN};
+pub(crate) use sessions::Sessions;
+
+/// How often an agent shows that it lives, and a server that it is in touch with the leader.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
-/// Silence that is reported but has no consequence yet.
-pub(crate) const SUSPECT: Duration = Duration::from_secs(3);
-/// Silence that fails a host: half a second below the five that are promised, for the verdict to reach everybody.
-pub(crate) const FAILED: Duration = Duration::from_millis(4_500);
-/// For hosts that were alive when this server began to watch.
-pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// For hosts that were alive when this server began to watch, or whose server is gone.
+const GRACE: Duration = Duration::from_secs(10);
+/// So many more hosts get a second more, and nobody gets more than this: they come back one after the other.
+const GRACE_HOSTS_A_SECOND: usize = 100;
+const GRACE_MAX: Duration = Duration::from_secs(60);
+/// A server that is not heard of for so long vouches for nobody.
+const SERVER_STALE: Duration = Duration::from_secs(3);
 /// The driver looks at least this often; a longer pause means that this server itself stood still.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 const STOOD_STILL: Duration = Duration::from_secs(2);
@@ -29,75 +40,25 @@ const REPEAT: Duration = Duration::from_secs(2);
 /// So many hosts at least, and more than half, silent together: our own network is suspected for so long.
 const BULK: usize = 3;
 const BULK_HOLD: Duration = Duration::from_secs(30);
-/// Failures that are remembered, for how long, and how many of them are forgiven.
-const FLAPS: usize = 16;
-const FLAP_WINDOW: Duration = Duration::from_secs(60);
-const FLAPS_FORGIVEN: usize = 2;
-const FLAP_HOLD: Duration = Duration::from_secs(5);
-const FLAP_HOLD_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
     hosts: BTreeMap<NodeName, Host>,
+    servers: BTreeMap<NodeName, Reporter>,
     looked: Option<Instant>,
     /// Since when most hosts are silent.
     bulk_since: Option<Instant>,
 }
 
+/// A server, as its rosters show it.
 #[derive(Debug)]
-struct Host {
-    /// What the catalog says.
-    status: NodeStatus,
-    /// Silence counts from here: the last beat, or later where grace was given.
+struct Reporter {
+    boot: uuid::Uuid,
+    number: u64,
     heard: Instant,
-    /// Has a session, or had one since this server began to watch.
-    met: bool,
-    said_goodbye: bool,
-    failures: VecDeque<Instant>,
-    /// The first beat after a failure.
-    back_since: Option<Instant>,
-    given: Option<(NodeStatus, Instant)>,
-}
-
-impl Host {
-    fn new(status: NodeStatus, heard: Instant) -> Self {
-        Self {
-            status,
-            heard,
-            met: false,
-            said_goodbye: false,
-            failures: VecDeque::new(),
-            back_since: None,
-            given: None,
-        }
-    }
-
-    /// How long a host that failed again and again must hold out before it counts as back.
-    fn hold(&self, now: Instant) -> Duration {
-        let lately =
-            self.failures.iter().filter(|at| now.saturating_duration_since(**at) < FLAP_WINDOW).count();
-        let over = u32::try_from(lately.saturating_sub(FLAPS_FORGIVEN)).unwrap_or(u32::MAX);
-        FLAP_HOLD.saturating_mul(over).min(FLAP_HOLD_MAX)
-    }
-
-    fn silent(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.heard)
-    }
-
-    fn wanted(&self, now: Instant, may_fail: bool) -> NodeStatus {
-        if self.said_goodbye {
-            return NodeStatus::Left;
-        }
-        if self.silent(now) >= FAILED {
-            return match self.status {
-                NodeStatus::Alive if may_fail => NodeStatus::Failed,
-                other => other,
-            };
-        }
-        let held_out =
-            self.back_since.is_some_and(|since| now.saturating_duration_since(since) >= self.hold(now));
-        if self.status != NodeStatus::Alive && held_out { NodeStatus::Alive } else { self.status }
-    }
+    here: BTreeSet<NodeName>,
+    /// What it says counts; else it was not heard of for too long, or what it said does not fit.
+    fits: bool,
 }
 
 /// Figures for operators.
@@ -105,34 +66,96 @@ impl Host {
 pub(crate) struct LivenessMetrics {
     pub(crate) watched: usize,
     pub(crate) suspected: usize,
+    /// Without a session and reached by others.
+    pub(crate) cut_off: usize,
+    /// Servers whose rosters are current.
+    pub(crate) reporters: usize,
     pub(crate) holding: bool,
 }
 
 impl Liveness {
-    /// A session of that host opened or said something.
-    pub(crate) fn beat(&mut self, node: &NodeName, now: Instant) {
+    /// Takes in what a server tells of its sessions.
+    pub(crate) fn roster(&mut self, server: &NodeName, roster: Roster, now: Instant) -> RosterTaken {
+        let known = self.servers.get_mut(server);
+        let follows = known.as_ref().is_some_and(|known| {
+            known.fits && known.boot == roster.boot && known.number + 1 == roster.number
+        });
+        if !roster.whole && !follows {
+            if let Some(known) = known {
+                known.heard = now;
+                known.fits = false;
+            }
+            self.drop_vouches(server, now, Duration::ZERO);
+            return RosterTaken { tell_all: true, fair_share: 0 };
+        }
+        if roster.whole {
+            self.drop_vouches(server, now, Duration::ZERO);
+            let (boot, here) = (roster.boot, BTreeSet::new());
+            self.servers.insert(
+                server.clone(),
+                Reporter { boot, number: roster.number, heard: now, here, fits: true },
+            );
+        }
+        for presence in &roster.changes {
+            self.presence(server, presence, roster.whole, now);
+        }
+        let Some(reporter) = self.servers.get_mut(server) else { return RosterTaken::default() };
+        (reporter.number, reporter.heard) = (roster.number, now);
+        let same = reporter.here.len() as u64 == roster.count && name_sum(reporter.here.iter()) == roster.sum;
+        reporter.fits = roster.more || same;
+        RosterTaken { tell_all: !reporter.fits, fair_share: self.fair_share() }
+    }
+
+    fn presence(&mut self, server: &NodeName, presence: &Presence, whole: bool, now: Instant) {
+        let node = &presence.node;
+        let Some(reporter) = self.servers.get_mut(server) else { return };
+        match presence.contact {
+            Contact::Here => reporter.here.insert(node.clone()),
+            _ => reporter.here.remove(node),
+        };
+        // One that the catalog does not know yet may have joined a moment ago.
         let host = self.hosts.entry(node.clone()).or_insert_with(|| Host::new(NodeStatus::Left, now));
-        let was_silent = host.silent(now) >= FAILED;
-        // Whoever speaks needs no grace any more.
-        host.heard = now;
-        host.met = true;
-        host.said_goodbye = false;
-        if host.status == NodeStatus::Alive {
-            host.back_since = None;
-        } else if was_silent || host.back_since.is_none() {
-            host.back_since = Some(now);
+        host.take_address(presence);
+        let silent = Duration::from_millis(presence.silent_ms);
+        let heard = now.checked_sub(silent).unwrap_or(now);
+        match presence.contact {
+            Contact::Here => host.vouch(server, whole, now),
+            Contact::Silent | Contact::Gone => host.unvouch(server, heard),
+            Contact::Broken => {
+                host.unvouch(server, heard);
+                host.broken = !host.is_vouched();
+            }
+            Contact::Left => host.leave(now),
         }
     }
 
-    /// The host says goodbye.
-    pub(crate) fn goodbye(&mut self, node: &NodeName) {
+    /// A server vouches for nobody any more; `grace` is on top of now.
+    fn drop_vouches(&mut self, server: &NodeName, now: Instant, grace: Duration) {
+        let Some(reporter) = self.servers.get_mut(server) else { return };
+        let heard = reporter.heard;
+        for node in std::mem::take(&mut reporter.here) {
+            if let Some(host) = self.hosts.get_mut(&node) {
+                // It lived as long as it was heard of itself.
+                host.unvouch(server, if node == *server { heard } else { now + grace });
+            }
+        }
+    }
+
+    /// Sessions that each server would have if all had the same.
+    fn fair_share(&self) -> u64 {
+        let fitting = self.servers.values().filter(|server| server.fits);
+        let (count, sessions) = fitting.fold((0, 0), |(n, sum), server| (n + 1, sum + server.here.len()));
+        sessions.div_ceil(count.max(1)) as u64
+    }
+
+    /// The host was reached through another one.
+    pub(crate) fn reached(&mut self, node: &NodeName, now: Instant) {
         if let Some(host) = self.hosts.get_mut(node) {
-            host.said_goodbye = true;
-            host.back_since = None;
+            host.reached(now);
         }
     }
 
-    /// What the catalog says now of every member but this server's own host, which lives as long as we do.
+    /// What the catalog says now of every member.
     pub(crate) fn catalog<'a>(
         &mut self,
         members: impl Iterator<Item = (&'a NodeName, NodeStatus)>,
@@ -141,63 +164,84 @@ impl Liveness {
         let mut known: BTreeMap<&NodeName, NodeStatus> = members.collect();
         self.hosts.retain(|name, _| known.contains_key(name));
         for (name, host) in &mut self.hosts {
-            let Some(status) = known.remove(name) else { continue };
-            if host.status != status {
-                host.given = None;
-                if status == NodeStatus::Alive && host.silent(now) >= FAILED {
-                    // Somebody vouched for it, as when it joined: it has time to open its session.
-                    host.heard = grace(now);
+            if let Some(status) = known.remove(name) {
+                host.take_status(status, now);
+            }
+        }
+        let heard = grace(now, grace_of(known.len()));
+        for (name, status) in known {
+            let mut host = Host::new(status, heard);
+            for (server, reporter) in &self.servers {
+                if reporter.here.contains(name) {
+                    host.vouch(server, true, now);
                 }
             }
-            host.status = status;
-        }
-        for (name, status) in known {
-            self.hosts.insert(name.clone(), Host::new(status, grace(now)));
+            self.hosts.insert(name.clone(), host);
         }
     }
 
-    /// This server begins to lead: what was heard before does not count, everybody has time to come.
-    pub(crate) fn led(&mut self, now: Instant) {
-        for host in self.hosts.values_mut() {
-            host.heard = host.heard.max(grace(now));
-            host.given = None;
-        }
-        self.looked = None;
+    /// This server begins to lead: what was heard before does not count, and whoever the catalog names has time to come.
+    pub(crate) fn led(&mut self) {
+        *self = Self::default();
     }
 
     /// Verdicts that are due: each should become the host's status in the catalog.
     pub(crate) fn verdicts(&mut self, now: Instant) -> Vec<(NodeName, NodeStatus)> {
         if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) >= STOOD_STILL) {
             // What was said meanwhile waits in our sockets: it is read before anybody is judged.
-            for host in self.hosts.values_mut() {
-                host.heard = host.heard.max(now);
-            }
+            self.hosts.values_mut().for_each(|host| host.heard = host.heard.max(now));
+            self.servers.values_mut().for_each(|server| server.heard = server.heard.max(now));
         }
         self.looked = Some(now);
+        self.give_up_servers(now);
+        self.take_back_goodbyes(now);
         let may_fail = self.may_fail(now);
         let mut due = Vec::new();
         for (name, host) in &mut self.hosts {
             let wanted = host.wanted(now, may_fail);
-            if wanted == host.status {
-                continue;
+            if wanted != host.status && host.give(wanted, now) {
+                due.push((name.clone(), wanted));
             }
-            let again = host
-                .given
-                .is_some_and(|(given, at)| given == wanted && now.saturating_duration_since(at) < REPEAT);
-            if again {
-                continue;
-            }
-            if wanted == NodeStatus::Failed && host.given.is_none_or(|(given, _)| given != wanted) {
-                host.failures.push_back(now);
-                if host.failures.len() > FLAPS {
-                    host.failures.pop_front();
-                }
-                host.back_since = None;
-            }
-            host.given = Some((wanted, now));
-            due.push((name.clone(), wanted));
         }
         due
+    }
+
+    /// One that left and is still with a server a while later has come back.
+    fn take_back_goodbyes(&mut self, now: Instant) {
+        for (name, host) in &mut self.hosts {
+            if !host.said_goodbye || host.left_lately(now) {
+                continue;
+            }
+            let back = self.servers.iter().find(|(_, server)| server.fits && server.here.contains(name));
+            if let Some((server, _)) = back {
+                host.vouch(server, false, now);
+            }
+        }
+    }
+
+    /// Hosts of a server that is not heard of any more have time to open a session elsewhere.
+    fn give_up_servers(&mut self, now: Instant) {
+        let stale = |server: &Reporter| now.saturating_duration_since(server.heard) >= SERVER_STALE;
+        let given_up: Vec<NodeName> = self
+            .servers
+            .iter()
+            .filter(|(_, server)| server.fits && stale(server))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in given_up {
+            let Some(server) = self.servers.get_mut(&name) else { continue };
+            server.fits = false;
+            let hosts = server.here.len();
+            tracing::warn!(server = %name, hosts, "a server is not heard of, its hosts have time to find another");
+            let beat = self.hosts.get(&name).map_or(BEAT, |host| host.pace);
+            self.drop_vouches(&name, now, grace_of(hosts).saturating_sub(host::failed_after(beat)));
+        }
+        // One that is gone for good is not in the catalog either.
+        self.servers.retain(|name, server| {
+            server.fits
+                || now.saturating_duration_since(server.heard) < GRACE_MAX
+                || self.hosts.contains_key(name)
+        });
     }
 
     /// Whether silence is the host's own. When most fall silent together, it is held against nobody for a while.
@@ -206,7 +250,7 @@ impl Liveness {
         let (mut all, mut silent) = (0, 0);
         for host in watched {
             all += 1;
-            silent += usize::from(host.silent(now) >= SUSPECT && !host.said_goodbye);
+            silent += usize::from(host.is_suspect(now) && !host.said_goodbye);
         }
         if silent < BULK || silent * 2 <= all {
             self.bulk_since = None;
@@ -217,16 +261,28 @@ impl Liveness {
     }
 
     pub(crate) fn metrics(&self, now: Instant) -> LivenessMetrics {
-        let suspected = |host: &&Host| host.status == NodeStatus::Alive && host.silent(now) >= SUSPECT;
+        let alive = || self.hosts.values().filter(|host| host.status == NodeStatus::Alive);
         LivenessMetrics {
             watched: self.hosts.len(),
-            suspected: self.hosts.values().filter(suspected).count(),
+            suspected: alive().filter(|host| host.is_suspect(now) || host.cut_off).count(),
+            cut_off: alive().filter(|host| host.cut_off).count(),
+            reporters: self.servers.values().filter(|server| server.fits).count(),
             holding: self.bulk_since.is_some(),
         }
     }
+
+    /// Hosts that no server hears and that others reach.
+    pub(crate) fn cut_off(&self) -> impl Iterator<Item = &NodeName> {
+        self.hosts.iter().filter(|(_, host)| host.cut_off).map(|(name, _)| name)
+    }
+}
+
+fn grace_of(hosts: usize) -> Duration {
+    let more = u64::try_from(hosts / GRACE_HOSTS_A_SECOND).unwrap_or(u64::MAX);
+    GRACE.saturating_add(Duration::from_secs(more)).min(GRACE_MAX)
 }
 
 /// As if heard so late that silence becomes fatal when the grace ends.
-fn grace(now: Instant) -> Instant {
-    now + (GRACE - FAILED)
+fn grace(now: Instant, span: Duration) -> Instant {
+    now + span.saturating_sub(host::failed_after(BEAT))
 }

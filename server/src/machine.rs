@@ -1,5 +1,7 @@
 //! The state as Raft drives it.
 
+use std::io::{self, Read, Write};
+
 use purlin_model::Revision;
 use purlin_model::command::{Envelope, Outcome};
 
@@ -13,11 +15,23 @@ impl Machine for State {
         Self::apply(self, revision, envelope)
     }
 
+    fn revision(&self, index: Revision) -> Revision {
+        Self::revision_at(self, index)
+    }
+
     fn encode(&self) -> Vec<u8> {
         Self::encode(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         Self::decode(bytes).map_err(|why| why.to_string())
+    }
+
+    fn encode_into(&self, mut out: &mut dyn Write) -> io::Result<()> {
+        Self::encode_into(self, &mut out)
+    }
+
+    fn decode_from(mut input: &mut dyn Read) -> Result<Self, String> {
+        Self::decode_from(&mut input).map_err(|why| why.to_string())
     }
 }

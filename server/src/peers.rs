@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use purlin_model::{Fault, NodeName};
+use purlin_model::{Fault, FaultCode, NodeName};
 use purlin_wire::link::{Dial, Link, LinkError};
 use purlin_wire::rpc::{self, Raw};
 use serde::Serialize;
@@ -32,6 +32,8 @@ pub(crate) struct Peers {
     /// Set once this server has a certificate to dial with.
     dial: OnceLock<Arc<dyn Dial>>,
     ways: Mutex<BTreeMap<NodeName, Way>>,
+    /// The refusal that was told last.
+    said: Mutex<Option<Fault>>,
     /// For the tasks that dial.
     me: Weak<Self>,
 }
@@ -55,7 +57,12 @@ struct Way {
 
 impl Peers {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new_cyclic(|me| Self { dial: OnceLock::new(), ways: Mutex::default(), me: me.clone() })
+        Arc::new_cyclic(|me| Self {
+            dial: OnceLock::new(),
+            ways: Mutex::default(),
+            said: Mutex::default(),
+            me: me.clone(),
+        })
     }
 
     /// How peers are reached from now on; the first one stays.
@@ -166,6 +173,15 @@ impl Peers {
         }
     }
 
+    /// Says once what another server has against this one: nobody else would hear of it.
+    fn tell_refusal(&self, peer: &NodeName, fault: &Fault) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.code == FaultCode::Forbidden && said.as_ref() != Some(fault) {
+            tracing::error!(server = %peer, %fault, "another server refuses what this one says");
+            *said = Some(fault.clone());
+        }
+    }
+
     fn ways(&self) -> MutexGuard<'_, BTreeMap<NodeName, Way>> {
         // A way is whole after each statement under this lock, so a panic elsewhere does not spoil it.
         self.ways.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,9 +209,11 @@ impl Transport for PeerTransport {
             let name = NodeName::new(&target.name)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
             let link = peers.link(&name, &target.address).await.map_err(io::Error::other)?;
-            let answer: Raw = rpc::call_raw(link.as_ref(), method(kind), body.into(), RAFT_DEADLINE)
-                .await
-                .map_err(io::Error::other)?;
+            let answered = rpc::call_raw(link.as_ref(), method(kind), body.into(), RAFT_DEADLINE).await;
+            let answer: Raw = answered.map_err(|fault| {
+                peers.tell_refusal(&name, &fault);
+                io::Error::other(fault)
+            })?;
             Ok(answer.0.into())
         })
     }

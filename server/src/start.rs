@@ -9,7 +9,7 @@ mod parts;
 mod settle;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use purlin_model::identity::{Identity, Subject};
 use purlin_model::node::NodeRole;
@@ -22,12 +22,14 @@ use tokio::sync::Notify;
 use crate::ca::CaStore;
 use crate::feed::Hub;
 use crate::govern::Wishes;
+use crate::hosts::Touch;
 use crate::issue::Issuer;
 use crate::keeper::{self, Keeper};
+use crate::liveness::Sessions;
 use crate::metrics::Metrics;
 use crate::peers::{PeerTransport, Peers};
 use crate::raft::{RaftHandle, RaftOptions, raft_id};
-use crate::rpc::{Barriers, Service};
+use crate::rpc::{Admission, Barriers, Doors, Service};
 use crate::state::State;
 use crate::{Config, ServerHandle, StartError};
 use settle::Newcomer;
@@ -43,7 +45,7 @@ pub(crate) async fn start(config: Config, bootstrap: bool) -> Result<ServerHandl
         Some(file) => file.id,
         None => config.store.joining()?.id,
     };
-    let ca = CaStore::open(config.store.directory())?;
+    let ca = Arc::new(CaStore::open(config.store.directory())?);
     let peers = Peers::new();
     let (raft, hub) = open_raft(&config, id, peers.clone()).await?;
     let opened = Opened { config, known, id, ca, peers, raft: raft.clone(), hub };
@@ -91,7 +93,7 @@ struct Opened {
     config: Config,
     known: Option<NodeFile>,
     id: NodeId,
-    ca: CaStore,
+    ca: Arc<CaStore>,
     peers: Arc<Peers>,
     raft: RaftHandle<State>,
     hub: Arc<Hub>,
@@ -117,9 +119,11 @@ impl Opened {
             None => found::found_mesh(&self.config, &self.ca, &self.raft, &self.hub).await?,
         };
         self.check_mesh(&mesh)?;
-        let issuer = Issuer::new(Some(self.intermediate(&mesh)?));
-        let service = self.service(mesh.trust_domain.clone(), mesh.datacenter.clone(), issuer);
-        keeper::tell_intermediate(&service).await?;
+        let service = self.service(mesh.trust_domain.clone(), mesh.datacenter.clone(), Issuer::new(None));
+        keeper::take_up_authority(&service).await?;
+        if !service.issuer.can_sign() && self.config.store.load_credentials()?.is_none() {
+            keeper::authority::begin_anew(&service).await?;
+        }
         let is_new = known.is_none();
         let (handle, newcomer) = self.run(service, Vec::new(), !is_new)?;
         newcomer.try_settle().await?;
@@ -165,7 +169,7 @@ impl Opened {
     ) -> Result<(ServerHandle, Newcomer), StartError> {
         let Self { config, known, id, ca, peers, .. } = self;
         let sealing = ca.sealing().public().to_vec();
-        let keeper = Keeper::open(config.store.clone(), ca, service.clone())?;
+        let keeper = Keeper::open(config.store.clone(), service.clone())?;
         let credentials = keeper.credentials();
         let from = config.bind.first().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |bind| bind.ip());
         peers.dial_with(Arc::new(QuicDialer::new(from, credentials.clone())));
@@ -196,11 +200,24 @@ impl Opened {
             barriers: Barriers::default(),
             hub: self.hub.clone(),
             issuer,
+            ca: self.ca.clone(),
             liveness: Mutex::default(),
             stands: Mutex::default(),
+            sessions: Mutex::new(Sessions::new(
+                self.config.node.clone(),
+                uuid::Uuid::new_v4(),
+                Instant::now(),
+            )),
+            doors: Doors::default(),
+            admission: Admission::new(),
+            touch: Touch::new(),
+            expiry: Mutex::default(),
             look: Notify::new(),
+            news: Notify::new(),
             clock: self.config.clock.clone(),
             metrics: Metrics::default(),
+            restoring: tokio::sync::Mutex::new(()),
+            reconnect_timeout: self.config.reconnect_timeout,
         })
     }
 
@@ -243,25 +260,6 @@ impl Opened {
             expected: self.known.as_ref().map(|file| file.trust_domain.to_string()).unwrap_or_default(),
             found,
         }
-    }
-
-    /// This server's authority, of which a mesh with one server can always have one.
-    fn intermediate(&self, mesh: &MeshInfo) -> Result<crate::ca::Intermediate, StartError> {
-        let now = (self.config.clock)();
-        let kept = self.ca.intermediate(mesh, now)?;
-        let state = self.hub.state();
-        let own = match kept {
-            Some(kept) => kept,
-            None => keeper::new_intermediate(&self.ca, &state, &self.config.node, now)?,
-        };
-        if state.sealed_root_key(self.ca.sealing().public()).is_none() {
-            tracing::error!(
-                good_until = %own.not_after().0,
-                "the root key of the mesh cannot be opened, because data_dir/ca/sealing is a new one: restore the file \
-                 from a backup, or certificates cannot be signed any more once this server's own expires (Unix time, ms)"
-            );
-        }
-        Ok(own)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The whole server on a directory of its own: started, used over links, stopped, started again.
 
+mod hosts;
 mod join;
 mod operator;
 mod serving;
 mod sessions;
+mod snapshot;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,7 @@ fn config(dir: &Path) -> Config {
         default_intention: Some(Action::Deny),
         leaf_ttl: Some(Duration::from_secs(3600)),
         level: purlin_model::command::LEVEL,
+        reconnect_timeout: Duration::from_secs(3600),
         version: "0.1.0".into(),
         clock: system_clock(),
     }
@@ -142,6 +145,7 @@ struct Follower {
     /// Resets seen, to tell a snapshot from a change.
     resets: usize,
     progress: Revision,
+    history: Option<purlin_model::HistoryId>,
 }
 
 impl Follower {
@@ -153,6 +157,7 @@ impl Follower {
             topics: BTreeMap::new(),
             resets: 0,
             progress: Revision(0),
+            history: None,
         }
     }
 
@@ -167,8 +172,9 @@ impl Follower {
         let reading = async {
             while !condition(self) {
                 match self.session.receiver.next().await.unwrap().unwrap() {
-                    Down::Beat => {}
+                    Down::Beat | Down::Pace(_) | Down::Move => {}
                     Down::Progress(revision) => self.progress = revision,
+                    Down::History(history) => self.history = Some(history),
                     Down::Delta(piece) => {
                         if let Some(delta) = self.assembler.push(piece).unwrap() {
                             self.resets += usize::from(delta.reset);

@@ -27,10 +27,16 @@ pub(super) fn rewrite(root: &Command, arguments: impl IntoIterator<Item = OsStri
             break;
         }
         let Some((name, value)) = flag(text) else {
-            if let Some(next) = level.find_subcommand(text) {
-                level = next;
-            }
+            let next = level.find_subcommand(text);
+            let runs = level.get_arguments().any(Arg::is_trailing_var_arg_set);
+            let is_last = runs && next.is_none() && !text.starts_with('-');
+            value_follows = is_short_with_value(level, text);
+            level = next.unwrap_or(level);
             out.push(word);
+            if is_last {
+                // What follows belongs to the command that is to be run.
+                break;
+            }
             continue;
         };
         match find(root, level, name) {
@@ -48,7 +54,9 @@ pub(super) fn rewrite(root: &Command, arguments: impl IntoIterator<Item = OsStri
             None if name == "version" && value.is_none() && std::ptr::eq(level, root) => {
                 out.push("--version".into());
             }
-            None => out.push(word),
+            // The parser shall complain of the whole word, not of its first letter.
+            None if has_short(root, level, name) => out.push(word),
+            None => out.push(format!("--{}", text.trim_start_matches('-')).into()),
         }
     }
     out.extend(words);
@@ -73,6 +81,19 @@ fn find<'a>(root: &'a Command, level: &'a Command, name: &str) -> Option<&'a Arg
     };
     let global = root.get_arguments().filter(|arg| arg.is_global_set());
     level.get_arguments().chain(global).find(named)
+}
+
+/// Whether the word may be short flags, or one with its value behind it.
+fn has_short(root: &Command, level: &Command, name: &str) -> bool {
+    let global = root.get_arguments().filter(|arg| arg.is_global_set());
+    let known = level.get_arguments().chain(global).filter_map(Arg::get_short);
+    known.chain(['h', 'V']).any(|short| name.starts_with(short))
+}
+
+fn is_short_with_value(level: &Command, text: &str) -> bool {
+    let short = text.strip_prefix('-').and_then(|rest| rest.parse::<char>().ok());
+    let named = |arg: &Arg| arg.get_short().is_some() && arg.get_short() == short;
+    level.get_arguments().any(|arg| named(arg) && arg.get_action().takes_values() && !is_optional(arg))
 }
 
 fn is_switch(arg: &Arg) -> bool {
@@ -113,6 +134,10 @@ mod tests {
             ),
             ("purlin intention create -deny=true a b", "purlin intention create --deny a b"),
             ("purlin intention create -deny=false a b", "purlin intention create a b"),
+            // Of no command, or of another one.
+            ("purlin intention create -unknown a b", "purlin intention create --unknown a b"),
+            ("purlin members -deny", "purlin members --deny"),
+            ("purlin lock -shell=false -n 2 a b -try", "purlin lock --shell=false -n 2 a b -try"),
             ("purlin agent -config-dir=/etc/x", "purlin agent --config-dir=/etc/x"),
         ] {
             assert_eq!(rewritten(typed), meant);
@@ -127,10 +152,10 @@ mod tests {
             "purlin services register -- -name",
             "purlin -h",
             "purlin config write -",
-            "purlin intention create -unknown a b",
-            // A flag of another command.
-            "purlin members -deny",
+            // Flags of the command that is run.
+            "purlin lock jobs sleep -name x",
             "purlin agent -c x",
+            "purlin agent -cx.hcl",
         ] {
             assert_eq!(rewritten(line), line);
         }

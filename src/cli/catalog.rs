@@ -30,6 +30,9 @@ pub(super) struct NodesArgs {
     /// Only those that run this service
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
+    /// This host first: a name, or _agent for the agent's own
+    #[arg(long, value_name = "NAME")]
+    near: Option<String>,
     /// Only those with this metadata; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     node_meta: Vec<String>,
@@ -86,12 +89,16 @@ async fn nodes(session: &mut Session, args: &NodesArgs) -> anyhow::Result<ExitCo
         Some(name) => Path::new(&["catalog", "service", name]),
         None => Path::new(&["catalog", "nodes"]),
     };
+    let path = path.with_some("near", args.near.as_deref());
     let path = with_meta(path, &args.node_meta).with_some("filter", args.filter.as_deref());
     let mut list = session.client.get(path).await?;
     // A host that runs several instances is still one host.
     if let Some(items) = list.as_array_mut().filter(|_| args.service.is_some()) {
-        items.sort_by_key(|item| field(item, "Node"));
-        items.dedup_by_key(|item| field(item, "Node"));
+        let mut seen = std::collections::BTreeSet::new();
+        items.retain(|item| seen.insert(field(item, "Node")));
+        if args.near.is_none() {
+            items.sort_by_key(|item| field(item, "Node"));
+        }
     }
     if session.json() {
         session.screen.json(&list)?;

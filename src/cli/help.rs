@@ -223,6 +223,43 @@ Examples:
   purlin kv import @app.json
   purlin kv export app/ | purlin kv import --prefix copy/ -";
 
+pub(super) const LOCK: &str = "\
+Examples:
+  purlin lock jobs/nightly ./backup.sh              One at a time, wherever it is started
+  purlin lock -n 3 jobs/build make                  Three at a time
+  purlin lock --try 10s --child-exit-code jobs/nightly ./backup.sh
+
+The lock is a key of the tree, PREFIX/.lock, held by a session. It is given back when the command ends; when this
+process dies, the session runs out within 30 s. Exit code 1: no lock, or it was lost.";
+
+pub(super) const SESSION: &str = "\
+Examples:
+  purlin session create --name backup --ttl 30s
+  purlin session list
+  purlin session destroy ID";
+
+pub(super) const SESSION_CREATE: &str = "\
+Examples:
+  purlin session create --name backup --ttl 30s --behavior delete
+  purlin session create --node-check serfHealth --service-check service:web";
+
+pub(super) const SESSION_LIST: &str = "\
+Examples:
+  purlin session list
+  purlin session list --node host-1";
+
+pub(super) const SESSION_INFO: &str = "\
+Example:
+  purlin session info 2f3c1f6e-9a51-4a3e-b2a3-3f6d1e8c7b90";
+
+pub(super) const SESSION_RENEW: &str = "\
+Example:
+  purlin session renew 2f3c1f6e-9a51-4a3e-b2a3-3f6d1e8c7b90";
+
+pub(super) const SESSION_DESTROY: &str = "\
+Example:
+  purlin session destroy 2f3c1f6e-9a51-4a3e-b2a3-3f6d1e8c7b90";
+
 pub(super) const JOIN_TOKEN: &str = "\
 Examples:
   purlin join-token create --ttl 1h --uses 10
@@ -250,16 +287,37 @@ Example:
 pub(super) const CONNECT_CA: &str = "\
 Examples:
   purlin connect ca get-config
+  purlin connect ca set-config --config-file ca.json
   purlin connect ca roots";
 
 pub(super) const CONNECT_CA_GET: &str = "\
 Example:
   purlin connect ca get-config";
 
+pub(super) const CONNECT_CA_SET: &str = "\
+Examples:
+  purlin connect ca set-config --config-file ca.json
+  echo '{\"Provider\": \"consul\", \"Config\": {\"LeafCertTTL\": \"24h\"}}' | purlin connect ca set-config --config-file -";
+
 pub(super) const CONNECT_CA_ROOTS: &str = "\
 Examples:
   purlin connect ca roots
   purlin connect ca roots --format json";
+
+pub(super) const EVENT: &str = "\
+Examples:
+  purlin event --name deploy v2                     Every agent lists it
+  purlin event --name restart --service '^web$' --tag '^v1$'";
+
+pub(super) const WATCH: &str = "\
+Examples:
+  purlin watch --type services                      Show them once
+  purlin watch --type service --service web --passingonly true 'jq length'
+  purlin watch --type event --name deploy --shell=false /usr/local/bin/on-deploy --dry-run
+  purlin watch --type checks --state critical 'cat >> alarms'
+
+The program gets JSON on its standard input, and the index as CONSUL_INDEX and PURLIN_INDEX. If it fails, the watch
+ends with exit code 1; if no agent answers, the watch tries again.";
 
 pub(super) const VERSION: &str = "\
 Examples:
@@ -326,3 +384,34 @@ Examples:
 pub(super) const OPERATOR_USAGE: &str = "\
 Example:
   purlin operator usage instances";
+
+pub(super) const SNAPSHOT: &str = "\
+Examples:
+  purlin snapshot save backup.snap                  Save everything to a file, verified
+  purlin snapshot inspect backup.snap               See what is in it
+  purlin snapshot restore backup.snap               Make it the state of the mesh";
+
+pub(super) const SNAPSHOT_SAVE: &str = "\
+Examples:
+  purlin snapshot save backup.snap
+  purlin snapshot save --stale backup.snap          Also while there is no leader
+
+The file holds the root key of the mesh only as ciphertext for its servers. Keep it as you keep a database dump.";
+
+pub(super) const SNAPSHOT_RESTORE: &str = "\
+Example:
+  purlin snapshot restore backup.snap
+
+The file is verified before anything is changed. Servers, roots and members stay those of the running mesh.";
+
+pub(super) const SNAPSHOT_INSPECT: &str = "\
+Examples:
+  purlin snapshot inspect backup.snap
+  purlin snapshot inspect --format json backup.snap";
+
+pub(super) const OPERATOR_RECOVER: &str = "\
+Examples:
+  purlin operator recover --data-dir /var/lib/purlin          Says what would be lost, and asks
+  purlin operator recover --data-dir /var/lib/purlin --yes
+
+While a majority of the servers can still be brought back, bring it back instead: nothing is lost then.";

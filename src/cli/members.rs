@@ -16,12 +16,20 @@ pub(super) struct MembersArgs {
     /// With all that is known of each
     #[arg(long)]
     detailed: bool,
-    /// Only those in this state: alive, leaving, left or failed
-    #[arg(long, value_name = "STATUS")]
-    status: Option<String>,
+    /// Only those whose state this regular expression matches: alive, leaving, left or failed
+    #[arg(long, value_name = "STATUS", value_parser = whole)]
+    status: Option<regex::Regex>,
+    /// Only servers
+    #[arg(long)]
+    wan: bool,
     /// Only those that this expression matches
     #[arg(long, value_name = "EXPRESSION")]
     filter: Option<String>,
+}
+
+/// A pattern for the whole of a text.
+fn whole(text: &str) -> Result<regex::Regex, String> {
+    regex::Regex::new(&format!("^(?:{text})$")).map_err(|_| format!("{text:?} is not a regular expression"))
 }
 
 /// Tell the servers that a host which failed will not come back
@@ -61,7 +69,11 @@ fn status_text(member: &Value) -> &'static str {
 pub(super) async fn list(session: &mut Session, args: &MembersArgs) -> anyhow::Result<ExitCode> {
     let path = Path::new(&["agent", "members"]).with_some("filter", args.filter.as_deref());
     let members = session.client.get(path).await?;
-    let wanted = |member: &&Value| args.status.as_deref().is_none_or(|status| status == status_text(member));
+    let wanted = |member: &&Value| {
+        let is_server = field(&member["Tags"], "role") == "consul";
+        args.status.as_ref().is_none_or(|status| status.is_match(status_text(member)))
+            && (is_server || !args.wan)
+    };
     let mut found: Vec<&Value> = members.as_array().into_iter().flatten().filter(wanted).collect();
     found.sort_by_key(|member| field(member, "Name"));
     if session.json() {

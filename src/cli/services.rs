@@ -74,7 +74,10 @@ async fn register(session: &mut Session, args: &RegisterArgs) -> anyhow::Result<
         bodies.push((name.clone(), from_flags(name, args)?));
     }
     for file in &args.files {
-        let services = parse_services(file)?;
+        let (services, warnings) = parse_services(file)?;
+        for warning in warnings {
+            eprintln!("purlin: warning: {warning}");
+        }
         bodies.extend(services.into_iter().map(|(body, service)| (service.instance.name.to_string(), body)));
     }
     for (name, body) in bodies {
@@ -102,7 +105,7 @@ fn from_flags(name: &str, args: &RegisterArgs) -> anyhow::Result<Value> {
 async fn deregister(session: &mut Session, args: &DeregisterArgs) -> anyhow::Result<ExitCode> {
     let mut ids: Vec<String> = args.id.iter().cloned().collect();
     for file in &args.files {
-        ids.extend(parse_services(file)?.into_iter().map(|(_, service)| service.instance.id.to_string()));
+        ids.extend(parse_services(file)?.0.into_iter().map(|(_, service)| service.instance.id.to_string()));
     }
     for id in ids {
         let path = Path::new(&["agent", "service", "deregister", &id]);

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::help;
 use super::output::Screen;
-use crate::config::{ConfigErrors, Mode, Overrides, Sources, config_entry_of};
+use crate::config::{ConfigErrors, Findings, inspect};
 
 /// Say everything that is wrong with configuration files, service definitions and config entries
 #[derive(Debug, Args)]
@@ -22,27 +22,9 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
-    let mut errors = Vec::new();
-    // A file with a `Kind` is a config entry, which stands for itself.
-    let mut settings = Vec::new();
-    let mut entries = 0;
-    for path in &args.files {
-        match config_entry_of(path) {
-            None => settings.push(path.clone()),
-            Some(Ok(_)) => entries += 1,
-            Some(Err(ConfigErrors(found))) => errors.extend(found),
-        }
-    }
-    if !settings.is_empty() || entries == 0 {
-        let sources = Sources { paths: settings, overrides: Overrides::default(), mode: Mode::Validate };
-        match sources.load() {
-            Ok((_, warnings)) => {
-                for warning in warnings {
-                    eprintln!("purlin: warning: {warning}");
-                }
-            }
-            Err(ConfigErrors(found)) => errors.extend(found),
-        }
+    let Findings { errors, warnings } = inspect(&args.files);
+    for warning in warnings {
+        eprintln!("purlin: warning: {warning}");
     }
     if !errors.is_empty() {
         return Err(ConfigErrors(errors).into());

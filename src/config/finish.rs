@@ -15,8 +15,11 @@ pub(super) const HTTP_PORT: u16 = 8500;
 pub(super) const DNS_PORT: u16 = 8600;
 pub(super) const SERVER_PORT: u16 = 8300;
 pub(super) const MESH_PORT: u16 = 20000;
+/// Consul's of `serf_lan`, so that firewalls of its users fit.
+pub(super) const PROBE_PORT: u16 = 8301;
 const DOMAIN: &str = "mesh.internal";
 const ALT_DOMAIN: &str = "consul";
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(72 * 3600);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 const HTTP_CONNECTIONS: usize = 200;
 
@@ -29,7 +32,7 @@ const PROXY_SOCKET: &str = "proxy.sock";
 pub(super) fn finish(mut raw: Raw, mode: Mode, host: &Host, report: &mut Report) -> Option<Config> {
     let node_name = node_name(&raw, host, report);
     let (bind_addr, advertise_addr) = own_addresses(&raw, mode, host, report);
-    let listen = listen(&raw, bind_addr);
+    let listen = listen(&raw, mode, bind_addr);
     refuse_plaintext(&raw, &listen, report);
     refuse_shared(&listen, report);
     let (data_dir, runtime_dir) = directories(&raw, mode, host, report);
@@ -75,6 +78,7 @@ pub(super) fn finish(mut raw: Raw, mode: Mode, host: &Host, report: &mut Report)
         scripts,
         default_intention_policy: raw.default_intention,
         leaf_cert_ttl: raw.leaf_ttl,
+        reconnect_timeout: raw.reconnect_timeout.unwrap_or(RECONNECT_TIMEOUT),
         join_timeout: raw.join_timeout.unwrap_or(JOIN_TIMEOUT),
         proxy: Proxy {
             workers: raw.proxy_workers,
@@ -137,7 +141,7 @@ fn advertised(mode: Mode, host: &Host, report: &mut Report) -> Option<IpAddr> {
     }
 }
 
-fn listen(raw: &Raw, bind: IpAddr) -> Listen {
+fn listen(raw: &Raw, mode: Mode, bind: IpAddr) -> Listen {
     let client = raw.client_addr.clone().unwrap_or_else(|| vec![Ipv4Addr::LOCALHOST.into()]);
     let at = |addresses: &[IpAddr], port: Option<u16>| -> Vec<SocketAddr> {
         port.map(|port| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect()).unwrap_or_default()
@@ -145,12 +149,15 @@ fn listen(raw: &Raw, bind: IpAddr) -> Listen {
     let http = raw.http_address.clone();
     let http_port = raw.http_port.unwrap_or(Some(HTTP_PORT));
     let dns_port = raw.dns_port.unwrap_or(Some(DNS_PORT));
+    // A mesh of one host has nobody to ask.
+    let probe_port = raw.probe_port.unwrap_or((mode != Mode::Dev).then_some(PROBE_PORT));
     Listen {
         http: at(http.as_ref().map_or(&client, |places| &places.addresses), http_port),
         http_socket: http.and_then(|places| places.socket),
         dns: at(raw.dns_address.as_ref().unwrap_or(&client), dns_port),
         server: SocketAddr::new(raw.server_address.unwrap_or(bind), raw.server_port.unwrap_or(SERVER_PORT)),
         mesh: SocketAddr::new(raw.mesh_address.unwrap_or(bind), raw.mesh_port.unwrap_or(MESH_PORT)),
+        probe: probe_port.map(|port| SocketAddr::new(bind, port)),
     }
 }
 
@@ -174,6 +181,10 @@ fn refuse_plaintext(raw: &Raw, listen: &Listen, report: &mut Report) {
 
 /// Two listeners cannot share an address.
 fn refuse_shared(listen: &Listen, report: &mut Report) {
+    // Both are UDP alone.
+    if listen.probe == Some(listen.server) {
+        report.errors.push(format!("ports.probe: {} is taken by ports.server", listen.server));
+    }
     let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
     // The server's is UDP alone, so only the others can meet.
     let all = listen.http.iter().map(|at| ("http", *at)).chain(listen.dns.iter().map(|at| ("dns", *at)));

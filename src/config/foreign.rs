@@ -87,7 +87,6 @@ const ROOT: &[(&str, &str)] = &[
     ("raft_snapshot_threshold", RAFT),
     ("raft_trailing_logs", RAFT),
     ("read_replica", RAFT),
-    ("reconnect_timeout", GOSSIP),
     ("reconnect_timeout_wan", GOSSIP),
     ("rejoin_after_leave", JOIN),
     ("reporting", "nothing is reported to anybody"),
@@ -133,7 +132,7 @@ const ROOT: &[(&str, &str)] = &[
     ("verify_incoming_rpc", TLS),
     ("verify_outgoing", TLS),
     ("verify_server_hostname", TLS),
-    ("watches", "they are not supported by this version; use blocking queries"),
+    ("watches", "run `purlin watch` under your supervisor instead"),
     ("xds", "there is no Envoy to configure: the proxy is Purlin's own"),
 ];
 
@@ -145,7 +144,6 @@ const NESTED: &[(&str, &[(&str, &str)])] = &[
             ("https", "the API is plain HTTP on loopback or a Unix socket"),
             ("grpc", "there is no Envoy to configure: the proxy is Purlin's own"),
             ("grpc_tls", "there is no Envoy to configure: the proxy is Purlin's own"),
-            ("serf_lan", GOSSIP),
             ("serf_wan", GOSSIP),
             ("sidecar_min_port", "all services of a host share the mesh port"),
             ("sidecar_max_port", "all services of a host share the mesh port"),

@@ -40,6 +40,9 @@ pub(super) fn read(table: &Table<'_>, raw: &mut Raw) {
         raw.dns_port = port_or_none(&ports, "dns");
         raw.server_port = ports.number("server", 1..=65_535).and_then(|port| u16::try_from(port).ok());
         raw.mesh_port = ports.number("mesh", 1..=65_535).and_then(|port| u16::try_from(port).ok());
+        // Consul's gossip has the port that does for its users what probes do here.
+        let (probe, serf_lan) = (port_or_none(&ports, "probe"), port_or_none(&ports, "serf_lan"));
+        raw.probe_port = probe.or(serf_lan);
         foreign::warn_block(&ports, "ports");
         ports.finish();
     }

@@ -16,6 +16,9 @@ use serde_json::Value;
 
 use super::{ProxyMode, Report, Soa, Source, Warning, foreign, network};
 
+/// As Consul has it: a host that is off over night keeps its place.
+const LEAST_RECONNECT: Duration = Duration::from_secs(8 * 3_600);
+
 /// A port, or -1 for none.
 pub(super) type Port = Option<u16>;
 
@@ -39,6 +42,7 @@ pub(super) struct Raw {
     pub(super) dns_port: Option<Port>,
     pub(super) server_port: Option<u16>,
     pub(super) mesh_port: Option<u16>,
+    pub(super) probe_port: Option<Port>,
     pub(super) domain: Option<String>,
     pub(super) alt_domain: Option<String>,
     pub(super) recursors: Vec<SocketAddr>,
@@ -61,6 +65,7 @@ pub(super) struct Raw {
     pub(super) default_intention: Option<Action>,
     pub(super) leaf_ttl: Option<Duration>,
     pub(super) join_timeout: Option<Duration>,
+    pub(super) reconnect_timeout: Option<Duration>,
     pub(super) proxy_workers: Option<usize>,
     pub(super) proxy_mode: Option<ProxyMode>,
     pub(super) detection_timeout: Option<Duration>,
@@ -79,10 +84,10 @@ impl Raw {
         }
         take! {
             node_name node_id datacenter locality data_dir runtime_dir bind_addr advertise_addr client_addr
-            http_address dns_address server_address mesh_address http_port dns_port server_port mesh_port
+            http_address dns_address server_address mesh_address http_port dns_port server_port mesh_port probe_port
             domain alt_domain node_ttl only_passing enable_truncate udp_answer_limit a_record_limit
             disable_compression recursor_timeout soa allow_plaintext max_connections log_level log_json
-            script_checks local_script_checks default_intention leaf_ttl join_timeout proxy_workers proxy_mode
+            script_checks local_script_checks default_intention leaf_ttl join_timeout reconnect_timeout proxy_workers proxy_mode
             detection_timeout
         }
         self.node_meta.extend(later.node_meta);
@@ -218,6 +223,10 @@ fn read_node(table: &Table<'_>, raw: &mut Raw) {
     raw.join_timeout = table.span("join_timeout");
     if raw.join_timeout.is_some_and(|span| span < Duration::from_secs(1)) {
         table.refuse("join_timeout", "must be at least 1s");
+    }
+    raw.reconnect_timeout = table.span("reconnect_timeout");
+    if raw.reconnect_timeout.is_some_and(|span| span < LEAST_RECONNECT) {
+        table.refuse("reconnect_timeout", "must be at least 8h");
     }
     raw.log_level = parse(table, "log_level", log_filter);
     raw.log_json = table.flag("log_json");

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use purlin_model::check::Probe;
-use purlin_model::intention::Action;
 use serde_json::json;
 
 use super::{Config, ConfigErrors, Host, Mode, Overrides, ProxyMode, Warning, load_on, parse_services};
@@ -160,8 +159,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.listen.server, "0.0.0.0:8300".parse().unwrap());
     assert_eq!(config.listen.mesh, "0.0.0.0:20000".parse().unwrap());
     assert_eq!(config.advertise_addr.to_string(), "10.0.0.7");
-    assert_eq!(config.default_intention_policy, Some(Action::Deny));
-    assert_eq!(config.leaf_cert_ttl, None);
+    // The mesh's own hold where nothing is said.
+    assert_eq!((config.default_intention_policy, config.leaf_cert_ttl), (None, None));
     assert_eq!(config.join_timeout, Duration::from_secs(30));
     let (dev, _) = load(&[], Mode::Dev).unwrap();
     assert_eq!(
@@ -410,7 +409,7 @@ fn a_file_of_services_may_hold_one_or_many() {
     let of = |name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
-        parse_services(&path).map(|services| services.len())
+        parse_services(&path).map(|(services, _)| services.len())
     };
     assert_eq!(of("a.json", "{\"ID\": \"w\", \"Name\": \"web\", \"Port\": 80}"), Ok(1));
     assert_eq!(of("b.hcl", "service { name = \"web\" }\nservice \"api\" { port = 1 }"), Ok(2));

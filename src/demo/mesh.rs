@@ -248,6 +248,8 @@ impl Host {
         let parts = Parts {
             config: agent_config(config, node, Some(logs)),
             connector,
+            // Its hosts are reached elsewhere than where they listen.
+            probe: None,
             node: own,
             proxy: ProxyPort::Memory(proxy.dialer()),
             metrics,

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use purlin_agent::clock::Clock;
 use purlin_agent::config::{self as agent, CheckOptions, DnsOptions, HttpOptions, Ports, SoaOptions};
 use purlin_agent::metrics::Source;
+use purlin_agent::uplink::ProbePort;
 use purlin_model::node::NodeRole;
 use purlin_server::ServerHandle;
 use purlin_wire::node_store::NodeFile;
+use purlin_wire::tls::Credentials;
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::logging::Logs;
@@ -76,6 +79,16 @@ fn dns(config: &Config) -> DnsOptions {
             expire: dns.soa.expire,
             min_ttl: dns.soa.min_ttl,
         },
+    }
+}
+
+/// Where this host probes and is probed from.
+pub(crate) fn probe_port(config: &Config, credentials: watch::Receiver<Arc<Credentials>>) -> ProbePort {
+    ProbePort {
+        listen: config.listen.probe,
+        bind: config.bind_addr,
+        advertise: config.advertise_addr,
+        credentials,
     }
 }
 

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use purlin_agent::join::{self, Joiner, QuicDoor};
-use purlin_model::NodeName;
+use purlin_agent::join::{self, Joiner, NotRenewed, QuicDoor};
 use purlin_model::command::{FIRST_LEVEL, LEVEL};
 use purlin_model::node::NodeRole;
 use purlin_server::ServerHandle;
@@ -18,6 +17,9 @@ use tracing::{info, warn};
 use super::host::VERSION;
 use super::{RunOptions, Running, Usage};
 use crate::config::Config;
+
+/// For a server to say whether this host is still a member: a host without servers must not start much later for it.
+const ASK_WAIT: Duration = Duration::from_secs(3);
 
 fn verb(role: NodeRole) -> &'static str {
     match role {
@@ -37,8 +39,8 @@ pub(super) fn empty(dir: &Path, role: NodeRole) -> Usage {
 }
 
 /// That what lies in the data directory is what is to be started.
-pub(super) fn check(file: &NodeFile, name: &NodeName, role: NodeRole, dir: &Path) -> anyhow::Result<()> {
-    let dir = dir.display();
+pub(super) fn check(file: &NodeFile, config: &Config, role: NodeRole, dir: &Path) -> anyhow::Result<()> {
+    let (name, dir) = (&config.node_name, dir.display());
     if file.role != role {
         let (was, is) = (verb(file.role), verb(role));
         bail!(
@@ -50,6 +52,14 @@ pub(super) fn check(file: &NodeFile, name: &NodeName, role: NodeRole, dir: &Path
         bail!(
             "data_dir {dir} belongs to node {}, not {name}: set node_name to {0}, or use another data_dir",
             file.name
+        );
+    }
+    if let Some(id) = config.node_id.filter(|id| *id != file.id) {
+        bail!(
+            "data_dir {dir} belongs to the node with id {}, not {}: take node_id out of the configuration or set it to \
+             that, or use another data_dir",
+            file.id.0,
+            id.0
         );
     }
     Ok(())
@@ -74,6 +84,26 @@ pub(super) fn notice(file: &NodeFile, token: Option<&JoinTokenText>, bootstrap: 
         warn!(mesh = %file.trust_domain, "this host belongs to a mesh already, --bootstrap is ignored");
     }
     Ok(())
+}
+
+/// Whether a server of this mesh says that this host is no member any more. Only with a token to join again is it
+/// asked; who cannot tell in time leaves everything as it is.
+pub(super) async fn is_sent_away(
+    store: &NodeStore,
+    file: &NodeFile,
+    token: Option<&JoinTokenText>,
+) -> anyhow::Result<bool> {
+    let Some(token) = token.filter(|token| token.trust_domain == file.trust_domain) else { return Ok(false) };
+    let Some(credentials) = store.load_credentials()? else { return Ok(true) };
+    let servers = look_also_at(file.clone(), Some(token)).servers;
+    let asked = join::renew_by_key(store, &servers, &credentials, &QuicDoor);
+    match tokio::time::timeout(ASK_WAIT, asked).await {
+        Ok(Err(NotRenewed::Refused(fault))) => {
+            warn!("this host is no member any more and joins anew: {fault}");
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
 }
 
 /// Where a member looks for servers: a token that it was given is newer than what it knows, as when they moved.
@@ -117,6 +147,7 @@ pub(crate) fn server_config(config: &Config, store: Arc<NodeStore>) -> purlin_se
         default_intention: config.default_intention_policy,
         leaf_ttl: config.leaf_cert_ttl,
         level: level(),
+        reconnect_timeout: config.reconnect_timeout,
         version: VERSION.into(),
         clock: purlin_server::system_clock(),
     }
@@ -185,7 +216,7 @@ pub(super) fn tell_dev(running: &Running, config: &Config, is_kept: bool) {
 #[cfg(test)]
 mod tests {
     use purlin_model::identity::TrustDomain;
-    use purlin_model::{Datacenter, NodeId};
+    use purlin_model::{Datacenter, NodeId, NodeName};
     use purlin_wire::token::Secret;
 
     use super::*;

@@ -12,12 +12,13 @@ use crate::kit::apps::{client, meshed, nginx, redis};
 use crate::kit::mesh::await_status;
 use crate::kit::net::{App, read_answer, read_head, rest};
 use crate::kit::wait::{LONG, SOON};
-use crate::kit::{Agent, Host, Mesh, until};
+use crate::kit::{Agent, Host, Lab, Mesh, until};
 
 pub const STORIES: &[(&str, fn())] = &[
     ("certificates::renewal", renewal),
     ("certificates::leaf_and_disk", leaf_and_disk),
     ("certificates::strangers", strangers),
+    ("certificates::servers_come_and_go", servers_come_and_go),
 ];
 
 const SHORTEST: &str = "connect = { ca_config = { leaf_cert_ttl = \"10s\" } }";
@@ -260,4 +261,63 @@ fn strangers() {
     // The same words with a certificate of the mesh open the door: it was the stranger who was turned away.
     let got = knock("-cert web.pem -cert_chain web.pem -key web.key -alpn http/1.1");
     assert!(got.contains("secret"), "{got}");
+}
+
+/// Who signed the leaf of a service: the common names of its chain.
+fn signers(agent: &Agent, service: &str) -> Result<String, String> {
+    let leaf = leaf(agent, service)?;
+    agent.host.write("chain.pem", leaf["CertPEM"].as_str().unwrap_or_default());
+    let show = "openssl crl2pkcs7 -nocrl -certfile chain.pem | openssl pkcs7 -print_certs -noout";
+    agent.host.try_run("sh", &["-c", show])
+}
+
+fn servers_come_and_go() {
+    let lab = Lab::new(4);
+    let first = Agent::server(lab.host(1), SHORTEST);
+    let mut mesh = Mesh { agents: vec![first], lab };
+    for number in [2, 3] {
+        let token = mesh.on(1).purlin(&["join-token", "create", "--role", "server"]);
+        let server = Agent::start(mesh.lab.host(number), "server", "", &["--join", &token]);
+        server.await_ready();
+        mesh.agents.push(server);
+    }
+    mesh.join(4, "");
+    for number in 1..=3 {
+        until(&format!("server {number} signs by itself"), LONG, || {
+            match mesh.on(number).metric("purlin_server_can_sign", &[]) {
+                can if can >= 1.0 => Ok(()),
+                _ => Err(mesh.on(number).process.log()),
+            }
+        });
+    }
+    mesh.on(4).register(&meshed("web", 8080));
+    await_renewals(mesh.on(4), "web", 2);
+
+    mesh.on_mut(1).process.kill();
+    await_renewals(mesh.on(4), "web", 4);
+    until("the dead server is removed", LONG, || mesh.on(2).try_purlin(&["node", "remove", "h1"]));
+    until("no leaf is of the removed server", LONG, || {
+        let signers = signers(mesh.on(4), "web")?;
+        if signers.contains("Intermediate CA h1") { Err(signers) } else { Ok(()) }
+    });
+    until("its authority is revoked", LONG, || {
+        let figure = |name: &str| mesh.on(2).metric(name, &[]);
+        match (figure("purlin_server_certificates_retiring"), figure("purlin_server_certificates_revoked")) {
+            (retiring, revoked) if retiring == 0.0 && revoked >= 2.0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    await_renewals(mesh.on(4), "web", 2);
+
+    // Back from its disk, it is nobody's server any more.
+    mesh.on_mut(1).again();
+    until("the removed server is turned away", LONG, || {
+        let refused = |number: usize| {
+            mesh.on(number).metric("purlin_server_refused_total", &[("reason", "certificate")])
+        };
+        match refused(2) + refused(3) {
+            count if count >= 1.0 => Ok(()),
+            _ => Err(mesh.on(1).process.log()),
+        }
+    });
 }

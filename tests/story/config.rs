@@ -97,6 +97,21 @@ interval = "5s"
     Ran::purlin(host, &["validate", "absent.hcl"]).fails(1, &["absent.hcl", "No such file"]);
     Ran::purlin(host, &["validate"]).was_misused(&["FILE"]);
 
+    // What the file of one service says is taken as `purlin services register` takes it.
+    let bare =
+        "{\"Name\": \"web\", \"Port\": 80, \"Check\": {\"TCP\": \"127.0.0.1:80\", \"Interval\": \"5s\"}}";
+    has(&validate(host, "bare.json", bare).ok(), &["valid"]);
+    validate(host, "bare.hcl", "name = \"web\"\nprot = 80\nport = \"x\"\n");
+    let ran = Ran::purlin(host, &["validate", "bare.json", "bare.hcl", "good.hcl"]);
+    refuses(&ran, &[&["bare.hcl:2", "prot", "\"port\""], &["bare.hcl:3", "port", "number"]]);
+    let proxy = "kind = \"connect-proxy\"\nname = \"web-sidecar-proxy\"\n";
+    validate(host, "proxy.hcl", proxy).fails(1, &["proxy.hcl", "\"connect\" block"]);
+
+    // Warnings are not kept back by errors.
+    let ran = validate(host, "both.hcl", "server = true\ndata_dri = \"/x\"\n");
+    refuses(&ran, &[&["both.hcl:2", "data_dri"]]);
+    has(&ran.err, &["purlin: warning: both.hcl:1: server: has no effect here"]);
+
     // Config entries are judged as well.
     let entry = "kind = \"service-defaults\"\nname = \"api\"\nprotocol = \"http\"\n";
     validate(host, "entry.hcl", entry).ok();
@@ -125,7 +140,7 @@ encrypt = "pUqJrVyVRj5jsiYEkM/tFQYfWyJIv4s3XkvDwy7Cu5s="
 retry_join = ["10.0.0.1"]
 ui_config { enabled = true }
 telemetry { prometheus_retention_time = "60s" }
-ports { grpc = 8502 serf_lan = 8301 }
+ports { grpc = 8502 serf_lan = 8301 serf_wan = 8302 }
 "#;
     let ran = validate(host, "foreign.hcl", foreign);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -137,13 +152,16 @@ ports { grpc = 8502 serf_lan = 8301 }
         ("ui_config", "no UI"),
         ("telemetry", "/v1/agent/metrics?format=prometheus"),
         ("ports.grpc", "no Envoy"),
-        ("ports.serf_lan", "no gossip"),
+        ("ports.serf_wan", "no gossip"),
     ];
     assert_eq!(ran.err.lines().count(), instead.len(), "{}", ran.err);
     for (key, words) in instead {
         let found = ran.err.lines().find(|line| line.contains(&format!("{key}: has no effect")));
         has(found.unwrap_or_else(|| panic!("no warning of {key}: {}", ran.err)), &["warning", words]);
     }
+
+    has(&validate(host, "gone.hcl", "reconnect_timeout = \"8h\"").ok(), &["valid"]);
+    validate(host, "gone.hcl", "reconnect_timeout = \"7h\"").fails(1, &["reconnect_timeout", "8h"]);
 
     // Access control is known from the start and only off is accepted.
     let acl = "acl {\n  enabled = false\n  default_policy = \"allow\"\n  tokens { agent = \"\" }\n}\n";
@@ -278,6 +296,7 @@ fn default_ports_and_others() {
         "tcp 127.0.0.1:8600",
         "udp 127.0.0.1:8600",
         "udp 0.0.0.0:8300",
+        "udp 0.0.0.0:8301",
         "tcp 0.0.0.0:20000",
     ];
     until("the usual ports are open", SOON, || {
@@ -299,7 +318,7 @@ fn default_ports_and_others() {
         .env("PURLIN_NODE_NAME", "environment")
         .env("PURLIN_LOG_LEVEL", "debug");
     let process = crate::kit::Process::start(host, "server", command);
-    let other = ["tcp 127.0.0.1:2500", "tcp 10.77.0.2:1200", "udp 10.77.0.2:1300"];
+    let other = ["tcp 127.0.0.1:2500", "tcp 10.77.0.2:1200", "udp 10.77.0.2:1300", "udp 10.77.0.2:8301"];
     until("the other ports are open", LONG, || {
         let open = listeners(host);
         let missing: Vec<_> = other.iter().filter(|one| !open.contains(&(**one).to_owned())).collect();

@@ -2,10 +2,12 @@
 
 mod thresholds;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::ran::has;
-use crate::kit::apps::{await_open, nginx_with, python, redis, script};
+use crate::kit::apps::{await_open, meshed, nginx_with, python, redis, script};
 use crate::kit::mesh::PURLIN;
 use crate::kit::wait::SOON;
 use crate::kit::{Agent, Host, Lab, Mesh, Process, until};
@@ -13,6 +15,7 @@ use crate::kit::{Agent, Host, Lab, Mesh, Process, until};
 pub const STORIES: &[(&str, fn())] = &[
     ("health_checks::probes", probes),
     ("health_checks::reports", reports),
+    ("health_checks::critical_for_long", critical_for_long),
     ("health_checks::thresholds", thresholds::thresholds),
 ];
 
@@ -134,6 +137,10 @@ fn probed() -> Vec<Value> {
         ("two", json!({"H2PING": "127.0.0.1:8082", "H2PingUseTLS": false})),
         ("one", json!({"H2PING": "127.0.0.1:8080", "H2PingUseTLS": false})),
         ("tls", json!({"H2PING": "127.0.0.1:8082"})),
+        ("old", json!({"HTTP": "https://127.0.0.1:8443/", "TLSSkipVerify": true})),
+        ("unsigned", json!({"HTTP": "https://127.0.0.1:8443/"})),
+        ("names", json!({"UDP": "127.0.0.1:8600"})),
+        ("silent", json!({"UDP": "127.0.0.1:9"})),
         ("unit", json!({"OSService": "story.service"})),
     ];
     let definition = |(name, mut check): (&str, Value)| {
@@ -179,9 +186,27 @@ fn two(host: &Host) -> Process {
     nginx_with(host, "8082 http2", "location / { return 200 \"two\"; }")
 }
 
+/// nginx that knows nothing newer than TLS 1.2, with a certificate from no authority of the system.
+fn old_tls(mesh: &Mesh) -> Process {
+    let (agent, host) = (mesh.on(2), mesh.lab.host(2));
+    agent.register(&meshed("own", 8099));
+    let leaf = until("there is a certificate", SOON, || agent.get("/v1/agent/connect/ca/leaf/own"));
+    for (file, key) in [("own.pem", "CertPEM"), ("own.key", "PrivateKeyPEM")] {
+        host.write(file, leaf[key].as_str().expect("a text"));
+    }
+    let file = |name: &str| host.dir.join(name).display().to_string();
+    let (certificate, key) = (file("own.pem"), file("own.key"));
+    let more = format!(
+        "ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.2;\n\
+         location / {{ return 200 \"old\"; }}"
+    );
+    nginx_with(host, "8443 ssl", &more)
+}
+
 fn probes() {
     let mut mesh = mesh_with_script();
     let far = mesh.lab.host(2).clone();
+    let _old = old_tls(&mesh);
     let _page = nginx_with(&far, "8080", &PAGE.replace("DIR", &far.dir.display().to_string()));
     let (mut cache, mut ping) = (redis(&far, 6379), two(&far));
     let echo = far.spawn("serving_app", &python(), &[&script("serving_app.py"), "50051"]);
@@ -198,11 +223,13 @@ fn probes() {
             follows(&mesh, service, &id(service), status, words);
         }
     };
-    let well: [(&str, &str, &[&str]); 6] = [
+    let well: [(&str, &str, &[&str]); 8] = [
         ("page", "passing", &["HTTP PUT http://127.0.0.1:8080/moved: 200 OK", "Output: fine"]),
         ("cache", "passing", &["127.0.0.1:6379", "Success"]),
         ("echo", "passing", &["127.0.0.1:50051/story", "success"]),
         ("two", "passing", &["HTTP2 ping was successful"]),
+        ("old", "passing", &["HTTP GET https://127.0.0.1:8443/: 200 OK", "Output: old"]),
+        ("names", "passing", &["UDP connect 127.0.0.1:8600", "Success"]),
         ("disk", "passing", &["the disk says 0"]),
         ("unit", "passing", &["story.service is active (told)"]),
     ];
@@ -212,6 +239,8 @@ fn probes() {
         ("nobody", "critical", &["rpc error: code 5"]),
         ("one", "critical", &["HTTP2 ping to 127.0.0.1:8080 failed"]),
         ("tls", "critical", &["HTTP2 ping to 127.0.0.1:8082 failed"]),
+        ("unsigned", "critical", &["certificate"]),
+        ("silent", "critical", &["UDP connect 127.0.0.1:9", "connection refused"]),
     ]);
     for (service, kind) in [("page", "http"), ("echo", "grpc"), ("disk", "script"), ("unit", "os_service")] {
         let check = own(mesh.on(2), &id(service)).expect("checks");
@@ -250,6 +279,39 @@ fn probes() {
     let _again = (redis(&far, 6379), two(&far));
     echo.signal("USR2");
     all(&well);
+}
+
+/// A service that is critical for as long as its check says is no more; a minute is the least, as in Consul.
+fn critical_for_long() {
+    let mut mesh = Mesh::start(2, "");
+    let check = |port: u16, more: Value| {
+        let mut check = json!({"TCP": format!("127.0.0.1:{port}"), "Interval": "1s"});
+        check.as_object_mut().expect("a table").extend(more.as_object().cloned().unwrap_or_default());
+        check
+    };
+    let after = json!({"DeregisterCriticalServiceAfter": "1m"});
+    // The API of the agent is there, the port beside it is not.
+    for (name, port, more) in [("gone", 9, &after), ("well", 8500, &after), ("ill", 9, &json!({}))] {
+        mesh.on(2).register(&json!({"Name": name, "Port": 1, "Check": check(port, more.clone())}));
+    }
+    let services = |agent: &Agent| agent.get("/v1/catalog/services");
+    until("the catalog has all three", SOON, || {
+        let found = services(mesh.on(1))?;
+        if found.as_object().map(serde_json::Map::len) == Some(3) { Ok(()) } else { Err(found.to_string()) }
+    });
+    until("what was critical for a minute is gone", Duration::from_secs(180), || {
+        let found = services(mesh.on(1))?;
+        if found.get("gone").is_none() { Ok(()) } else { Err(found.to_string()) }
+    });
+    assert_eq!(services(mesh.on(1)), Ok(json!({"ill": [], "well": []})));
+    // Nor does it come back with its agent.
+    mesh.on_mut(2).again();
+    mesh.on(2).await_ready();
+    let own = mesh.on(2).get("/v1/agent/services").expect("services");
+    assert_eq!(
+        own.as_object().map(|own| own.keys().cloned().collect()),
+        Some(vec!["ill".to_owned(), "well".to_owned()])
+    );
 }
 
 /// A script that does not end is ended, with all that it started.

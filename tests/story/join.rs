@@ -13,10 +13,12 @@ pub const STORIES: &[(&str, fn())] = &[
     ("join::tokens_are_counted_and_listed", tokens_are_counted_and_listed),
     ("join::a_token_comes_by_flag_file_or_environment", a_token_comes_by_flag_file_or_environment),
     ("join::a_node_starts_from_its_data", a_node_starts_from_its_data),
+    ("join::a_node_has_the_id_that_it_is_given", a_node_has_the_id_that_it_is_given),
     ("join::data_of_another_mesh_stays_there", data_of_another_mesh_stays_there),
     ("join::a_member_keeps_trying", a_member_keeps_trying),
     ("join::names_are_held_by_the_living", names_are_held_by_the_living),
     ("join::a_host_leaves_and_is_removed", a_host_leaves_and_is_removed),
+    ("join::a_host_that_was_off_for_weeks_comes_back", a_host_that_was_off_for_weeks_comes_back),
 ];
 
 /// A configuration under that name, for a host that has no agent yet, with a data directory of its own.
@@ -59,7 +61,7 @@ fn member(agent: &Agent, name: &str) -> Result<Value, String> {
 
 #[track_caller]
 fn await_status(agent: &Agent, name: &str, status: u64) {
-    until(&format!("{name} has status {status}"), SOON, || match member(agent, name)? {
+    until(&format!("{name} has status {status}"), LONG, || match member(agent, name)? {
         found if found["Status"] == status => Ok(()),
         found => Err(found.to_string()),
     });
@@ -90,7 +92,7 @@ fn tokens_that_do_not_open() {
     try_to_join(host, &for_servers).fails(1, &["role server", "agent", "--role agent"]);
     config(host, "second.toml", "node_name = \"second\"");
     let typed = ["server", "--config", "second.toml", "--join", &good];
-    Ran::purlin(host, &typed).fails(1, &["role agent", "server", "purlin agent --join"]);
+    Ran::purlin(host, &typed).fails(1, &["role agent", "server", "--role server"]);
 
     let brief = token(&server, &["--ttl", "1s", "--uses", "77"]);
     until("the token is over", SOON, || match listed(&server, 77)["Expired"] == true {
@@ -175,6 +177,7 @@ fn tokens_are_counted_and_listed() {
     lab.host(2).run("cp", &["-a", &tried.to_string_lossy(), &copy.to_string_lossy()]);
     server = Agent::restart(lab.host(1), "server", &[]);
     server.await_ready();
+    config(lab.host(2), "agent.toml", "node_name = \"h2\"");
     for _ in 0..2 {
         let agent = Agent::restart(lab.host(2), "agent", &["--join", &text]);
         agent.await_ready();
@@ -259,6 +262,50 @@ fn a_node_starts_from_its_data() {
     Ran::purlin(host, &["server", "--config", "agent.toml"]).fails(1, &["purlin agent"]);
     Ran::purlin(host, &["agent", "--config", "agent.toml", "--node", "h9"])
         .fails(1, &["h2", "h9", "node_name"]);
+}
+
+fn a_node_has_the_id_that_it_is_given() {
+    const FIRST: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+    const SECOND: &str = "aaaaaaaa-0000-4000-8000-000000000002";
+    let lab = Lab::new(3);
+    let mut server = Agent::server(lab.host(1), &format!("node_id = \"{FIRST}\""));
+    let with_id = |id: &str| format!("node_id = \"{id}\"\njoin_timeout = \"3s\"");
+    let join = ["--join", &token(&server, &["--uses", "9"])];
+    let mut agent = Agent::start(lab.host(2), "agent", &with_id(SECOND), &join);
+    agent.await_ready();
+    for (name, id) in [("h1", FIRST), ("h2", SECOND)] {
+        assert_eq!(member(&server, name).map(|found| found["Tags"]["id"].clone()), Ok(id.into()));
+    }
+    let node = server.get("/v1/catalog/node/h2").map(|found| found["Node"]["ID"].clone());
+    assert_eq!(node, Ok(SECOND.into()));
+    assert_eq!(agent.get("/v1/agent/self").map(|own| own["Config"]["NodeID"].clone()), Ok(SECOND.into()));
+
+    // An id of a live node is refused, and once the configuration says another the same host comes in.
+    let host = lab.host(3);
+    let typed = |id: &str| {
+        config(host, "third.toml", &format!("node_name = \"h3\"\n{}", with_id(id)));
+        ["agent", "--config", "third.toml", "--join", join[1]]
+    };
+    Ran::purlin(host, &typed(SECOND)).fails(1, &[SECOND, "live node h2", "node_id"]);
+    Ran::purlin(host, &typed("nonsense")).fails(1, &["node_id", "not a UUID"]);
+    assert_eq!(listed(&server, 9)["UsesLeft"], 8, "a refused join costs nothing");
+    let third = host.spawn("third", crate::kit::mesh::PURLIN, &typed(&SECOND.replace("002", "003")));
+    until("h3 comes in", LONG, || member(&server, "h3").map_err(|why| format!("{why}\n{}", third.log())));
+
+    // The data says who a host is; a configuration that says another is refused, one that says nothing is not.
+    agent.process.stop();
+    server.process.stop();
+    for (host, role) in [(lab.host(2), "agent"), (lab.host(1), "server")] {
+        let file = format!("{role}.toml");
+        Ran::purlin(host, &[role, "--config", &file, "--node-id", &FIRST.replace('1', "9")])
+            .fails(1, &["data_dir", "node_id", "000000000009"]);
+        let text = std::fs::read_to_string(host.dir.join(&file)).expect("its configuration");
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("node_id")).collect();
+        host.write(&file, &kept.join("\n"));
+    }
+    let server = Agent::restart(lab.host(1), "server", &[]);
+    server.await_ready();
+    assert_eq!(server.get("/v1/agent/self").map(|own| own["Config"]["NodeID"].clone()), Ok(FIRST.into()));
 }
 
 fn data_of_another_mesh_stays_there() {
@@ -362,6 +409,25 @@ fn a_host_leaves_and_is_removed() {
     await_status(mesh.on(1), "h2", 3);
     mesh.on(1).await_healthy("web", 0);
 
+    // As in Consul only the members tell of a host that left; it comes back with what it has when it is started.
+    until("the catalog forgets what h2 had", SOON, || {
+        let services = mesh.on(1).get("/v1/catalog/services")?;
+        let checks = mesh.on(1).get("/v1/health/state/any?filter=Node==h2")?;
+        let gone = services.get("web").is_none() && checks == serde_json::json!([]);
+        if gone { Ok(()) } else { Err(format!("{services} {checks}")) }
+    });
+    assert!(!Ran::purlin(&server, &["catalog", "nodes"]).ok().contains("h2"));
+    assert_eq!(mesh.on(1).get("/v1/catalog/node/h2"), Ok(Value::Null));
+    let name = "h2.node.mesh.internal";
+    assert_eq!(server.run("dig", &["+short", "@127.0.0.1", "-p", "8600", name]), "");
+    let mut back = Agent::restart(mesh.lab.host(2), "agent", &[]);
+    await_status(mesh.on(1), "h2", 1);
+    mesh.on(1).await_healthy("web", 1);
+    assert_eq!(server.run("dig", &["+short", "@127.0.0.1", "-p", "8600", name]), "10.77.0.2");
+    assert_eq!(Ran::purlin(mesh.lab.host(2), &["leave"]).ok().trim_end(), "Graceful leave complete");
+    assert_eq!(back.process.wait(SOON).code(), Some(0));
+    await_status(mesh.on(1), "h2", 3);
+
     // The name of one that left is free, here for the same host with nothing of its past; it leaves by the API.
     std::fs::remove_dir_all(mesh.lab.host(2).dir.join("data")).expect("the data directory goes");
     let mut heir = Agent::start(mesh.lab.host(2), "agent", "", &["--join", &token(mesh.on(1), &[])]);
@@ -370,6 +436,7 @@ fn a_host_leaves_and_is_removed() {
     assert_eq!(heir.put("/v1/agent/leave", ""), Ok((200, String::new())));
     assert_eq!(heir.process.wait(SOON).code(), Some(0));
     await_status(mesh.on(1), "h2", 3);
+    mesh.on(3).register(&serde_json::json!({"Name": "db", "Port": 5432}));
     mesh.on_mut(3).process.kill();
     await_status(mesh.on(1), "h3", 4);
     for name in ["h2", "h3"] {
@@ -384,7 +451,80 @@ fn a_host_leaves_and_is_removed() {
     until("the removed host is refused", LONG, || {
         let session = mesh.on(3).get("/v1/agent/self")?["Stats"]["session"].clone();
         let why = session["reason"].as_str().unwrap_or_default().to_owned();
-        if session["phase"] != "connected" && why.contains("h3") { Ok(()) } else { Err(session.to_string()) }
+        let tells = why.contains("h3") && why.contains("purlin agent --join TOKEN");
+        if session["phase"] != "connected" && tells { Ok(()) } else { Err(session.to_string()) }
     });
     assert!(member(mesh.on(1), "h3").is_err());
+
+    // With one it is let in as a new member, from the data directory as it is, with what it runs.
+    mesh.on_mut(3).process.stop();
+    let again = token(mesh.on(1), &["--uses", "5"]);
+    Ran::purlin(
+        mesh.lab.host(3),
+        &["agent", "--config", "agent.toml", "--join", &again.replace("v1.", "v1.x")],
+    )
+    .fails(1, &["token"]);
+    let old = std::fs::read_to_string(mesh.lab.host(3).dir.join("data/node.json")).expect("node.json");
+    for used in [1, 1] {
+        let mut agent = Agent::restart(mesh.lab.host(3), "agent", &["--join", &again]);
+        agent.await_ready();
+        await_status(mesh.on(1), "h3", 1);
+        mesh.on(1).await_healthy("db", 1);
+        assert_eq!(listed(mesh.on(1), 5)["UsesLeft"], 5 - used, "a member needs no second use");
+        agent.process.stop();
+    }
+    let new = std::fs::read_to_string(mesh.lab.host(3).dir.join("data/node.json")).expect("node.json");
+    assert_ne!(old, new, "it came back under its old id");
+}
+
+fn a_host_that_was_off_for_weeks_comes_back() {
+    let mut mesh = Mesh::start(3, "");
+    mesh.on(2).register(&serde_json::json!({"Name": "web", "Port": 80}));
+    mesh.on(1).await_healthy("web", 1);
+    for host in 1..=3 {
+        mesh.on_mut(host).process.kill();
+        mesh.lab.host(host).kill_all();
+    }
+    let later = |mesh: &mut Mesh, host: usize, role: &'static str, days: u32, flags: &[&str]| {
+        *mesh.on_mut(host) = Agent::restart_ahead(mesh.lab.host(host), role, days, flags);
+    };
+
+    // Forty days later, the certificates of hosts have expired ten days ago.
+    later(&mut mesh, 1, "server", 40, &[]);
+    mesh.on(1).await_ready();
+    for name in ["h2", "h3"] {
+        await_status(mesh.on(1), name, 4);
+    }
+    later(&mut mesh, 2, "agent", 40, &[]);
+    await_status(mesh.on(1), "h2", 1);
+    mesh.on(1).await_healthy("web", 1);
+    has(&mesh.on(2).process.log(), &["had expired and was renewed by its key"]);
+
+    // One that was removed meanwhile does not come back by its key.
+    has(&Ran::purlin(mesh.lab.host(1), &["node", "remove", "h3"]).ok(), &["h3"]);
+    later(&mut mesh, 3, "agent", 40, &[]);
+    until("h3 is refused", LONG, || match mesh.on(3).process.log() {
+        log if log.contains("node h3 was removed from this mesh") => Ok(()),
+        log => Err(log),
+    });
+    assert!(member(mesh.on(1), "h3").is_err());
+
+    // Nor one whose certificate expired more than 90 days ago, but with a token.
+    for host in 1..=3 {
+        mesh.on_mut(host).process.kill();
+        mesh.lab.host(host).kill_all();
+    }
+    later(&mut mesh, 1, "server", 165, &[]);
+    mesh.on(1).await_ready();
+    await_status(mesh.on(1), "h2", 4);
+    later(&mut mesh, 2, "agent", 165, &[]);
+    until("h2 is refused", LONG, || match mesh.on(2).process.log() {
+        log if log.contains("expired more than 90 days ago") => Ok(()),
+        log => Err(log),
+    });
+    mesh.on_mut(2).process.kill();
+    let again = mesh.token();
+    later(&mut mesh, 2, "agent", 165, &["--join", &again]);
+    await_status(mesh.on(1), "h2", 1);
+    mesh.on(1).await_healthy("web", 1);
 }

@@ -37,6 +37,8 @@ pub enum Peer {
         identity: Identity,
         /// SHA-256 of the certificate.
         certificate: [u8; 32],
+        /// SHA-256 of the authority's certificate that signed it, which came with it.
+        issuer: Option<[u8; 32]>,
     },
     /// No certificate: may ask to join and nothing else.
     Stranger,
@@ -69,6 +71,11 @@ pub trait Link: Send + Sync + fmt::Debug + 'static {
 /// Makes links to any server of the mesh, the last good one first. Owned by an agent's uplink.
 pub trait Connector: Send + Sync + fmt::Debug + 'static {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>>;
+    /// A link to any server but the one at this address, beside the link that is there.
+    fn elsewhere<'a>(&'a self, not: &'a str) -> BoxFuture<'a, Result<Arc<dyn Link>, LinkError>> {
+        let address = format!("any server but {not}");
+        Box::pin(async move { Err(LinkError::Unreachable { address, why: "no other is known".into() }) })
+    }
     /// What is known of where servers are, told by a server; kept for the next start.
     fn learn(&self, servers: Vec<String>);
 }

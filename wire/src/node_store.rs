@@ -7,6 +7,7 @@
 mod lock;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use purlin_model::identity::TrustDomain;
 use purlin_model::node::NodeRole;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::{self, FileError};
 use crate::frame;
-use crate::tls::{self, Credentials, TlsError};
+use crate::tls::{self, Credentials, Revoked, TlsError};
 
 /// Of `node.json` and of `joining`.
 const VERSION: u16 = 1;
@@ -25,9 +26,12 @@ const NODE: &str = "node.json";
 /// Private key, then the certificate's chain.
 const CREDENTIAL: &str = "node.pem";
 const ROOTS: &str = "roots.pem";
+const REVOKED: &str = "revoked";
 const JOINING: &str = "joining";
 /// Certificates in one file.
 const CERTIFICATES_MAX: usize = 64;
+/// Of certificates that are not trusted, as lines of hex.
+const REVOKED_MAX: usize = 4_096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -71,6 +75,8 @@ impl Joining {
 #[derive(Debug)]
 pub struct NodeStore {
     directory: PathBuf,
+    /// What the configuration says that a node that joins from here shall be known by.
+    chosen_id: Option<NodeId>,
     /// Held for its drop.
     _lock: lock::DirectoryLock,
 }
@@ -80,7 +86,14 @@ impl NodeStore {
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         file::private_directory(data_dir)?;
         let lock = lock::DirectoryLock::acquire(data_dir)?;
-        Ok(Self { directory: data_dir.into(), _lock: lock })
+        Ok(Self { directory: data_dir.into(), chosen_id: None, _lock: lock })
+    }
+
+    /// Lets the node join under that id instead of a random one. It is not kept before the node has joined, so that
+    /// an id that was refused is forgotten with the configuration that said it.
+    #[must_use]
+    pub fn with_id(self, chosen_id: Option<NodeId>) -> Self {
+        Self { chosen_id, ..self }
     }
 
     pub fn directory(&self) -> &Path {
@@ -103,8 +116,18 @@ impl NodeStore {
         Ok(file::save_json(&self.path(NODE), VERSION, node)?)
     }
 
+    /// The node is one of no mesh any more, as long as it has not joined again.
+    pub fn forget(&self) -> Result<(), StoreError> {
+        Ok(file::remove(&self.path(NODE))?)
+    }
+
     /// The id and key to join with: made at the first call and the same until [`NodeStore::forget_joining`].
     pub fn joining(&self) -> Result<Joining, StoreError> {
+        let kept = self.kept_joining()?;
+        Ok(Joining { id: self.chosen_id.unwrap_or(kept.id), ..kept })
+    }
+
+    fn kept_joining(&self) -> Result<Joining, StoreError> {
         let path = self.path(JOINING);
         match file::load_secret(&path).and_then(|_| file::load(&path, VERSION)) {
             Ok(loaded) => frame::decode_body(&loaded.body)
@@ -141,6 +164,24 @@ impl NodeStore {
         Ok(file::save_plain(&self.path(ROOTS), text.as_bytes())?)
     }
 
+    /// Certificates that are not trusted though a root vouches for them, by SHA-256.
+    pub fn save_revoked(&self, revoked: &Revoked) -> Result<(), StoreError> {
+        let text: String = revoked.iter().map(|sha256| tls::hex(sha256) + "\n").collect();
+        Ok(file::save_plain(&self.path(REVOKED), text.as_bytes())?)
+    }
+
+    fn load_revoked(&self) -> Result<Revoked, StoreError> {
+        let path = self.path(REVOKED);
+        let text = match file::load_plain(&path) {
+            Err(FileError::Missing(_)) => return Ok(Revoked::default()),
+            text => text?,
+        };
+        let lines = String::from_utf8_lossy(&text).into_owned();
+        let read: Option<_> = lines.lines().take(REVOKED_MAX).map(tls::fingerprint_of_hex).collect();
+        let corrupt = || FileError::Corrupt { path, why: "a line is not a SHA-256 in hex".into() };
+        Ok(Arc::new(read.ok_or_else(corrupt)?))
+    }
+
     /// Key, chain and roots as they are used. `None`: there are none yet.
     pub fn load_credentials(&self) -> Result<Option<Credentials>, StoreError> {
         let path = self.path(CREDENTIAL);
@@ -154,7 +195,8 @@ impl NodeStore {
         let roots_path = self.path(ROOTS);
         let roots = certificates(&roots_path, &file::load_plain(&roots_path)?)?;
         let credentials = Credentials::new(chain, key.secret_pkcs8_der(), roots);
-        Ok(Some(credentials.map_err(|source| StoreError::Tls { path, source })?))
+        let credentials = credentials.map_err(|source| StoreError::Tls { path, source })?;
+        Ok(Some(credentials.distrusting(self.load_revoked()?)))
     }
 
     /// The node's private key, to renew its certificate with. PKCS#8, DER.

@@ -6,6 +6,7 @@
 mod client;
 mod error;
 mod link;
+mod probe;
 mod server;
 mod socket;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 pub use client::{QuicConnector, QuicDialer, join_link};
+pub use probe::{Alive, ProbeEndpoint};
 pub use server::{BindError, QuicServer};
 
 /// A connection over which nothing is heard for so long is lost.

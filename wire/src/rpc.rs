@@ -12,15 +12,17 @@ mod delta;
 mod golden;
 mod operator;
 mod record;
+mod roster;
 #[cfg(test)]
 mod samples;
 mod session;
+mod snapshot;
 
 use purlin_model::command::{Command, Outcome, RequestId};
 use purlin_model::identity::TrustDomain;
 use purlin_model::node::NodeRole;
 use purlin_model::topic::Topic;
-use purlin_model::{Datacenter, Fault, NodeId, NodeName, Revision, ServiceKey};
+use purlin_model::{Datacenter, Fault, HistoryId, NodeId, NodeName, Revision, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Vocabulary;
@@ -29,15 +31,25 @@ pub use call::{
     Answer, STRANGER_CALL_BYTES, ask, call, call_raw, cancelled, read_call, read_call_of_stranger, reply,
     reply_asked, try_call,
 };
-pub use cluster::{ADMIT, Admit, Admitted, BARRIER, Barrier, PROPOSE, Proposal, Raw, Reached};
+pub use cluster::{
+    ADMIT, Admit, Admitted, BARRIER, Barrier, CERTIFY, Certify, PROPOSE, Proposal, Raw, Reached,
+};
 pub use delta::{Assembler, PIECE_BYTES, TOPIC_BYTES, delta_frames, pieces};
 pub use operator::{
     AskMembers, MEMBERS, Members, OPERATE, Operate, Operated, Operation, Peer, ServerState, USAGE, Usage,
 };
 pub use record::{Records, records};
+pub use roster::{
+    Contact, PROBE, PROBE_VIA, Presence, Probe, ProbeVia, Probed, ROSTER, ROSTER_AT_ONCE, Roster,
+    RosterTaken, name_sum,
+};
 pub use session::{
     Receiver, Sender, ServerReceiver, ServerSender, Session, SessionReceiver, SessionSender, accept_session,
     open_session,
+};
+pub use snapshot::{
+    CHUNK_BYTES, Chunk, Restoring, SNAPSHOT_RESTORE, SNAPSHOT_SAVE, Saving, SnapshotRestore,
+    SnapshotRestored, SnapshotSave, SnapshotSaved, next_chunk, send_chunk,
 };
 
 /// First frame of every stream. An unknown method gets a `Reply` with a fault.
@@ -56,6 +68,7 @@ pub const ASK: &str = "ask";
 pub const SESSION: &str = "session";
 pub const SIGN_LEAF: &str = "sign-leaf";
 pub const RENEW_NODE: &str = "renew-node";
+pub const RENEW_BY_KEY: &str = "renew-by-key";
 pub const JOIN: &str = "join";
 
 /// `write`: propose a command. Answer: `Outcome`.
@@ -117,12 +130,21 @@ pub struct OpenSession {
     /// Of the agent's software.
     #[serde(default)]
     pub version: String,
+    /// Where the host answers probes of other hosts, `host:port`; absent where it answers none.
+    #[serde(default)]
+    pub probe: Option<String>,
+    /// The agent has a session elsewhere and would give it up for this one: a server that is no better off refuses.
+    #[serde(default)]
+    pub moves: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
     /// How often the agent shall send `Up::Beat`, and hears `Down::Beat`.
     pub beat_ms: u64,
+    /// Which history the revisions of this session are of; absent in the first one of a mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryId>,
 }
 
 /// `session`, agent to server. The session is the host's heartbeat and carries what it follows.
@@ -135,6 +157,8 @@ pub enum Up {
     Unfollow(Vec<Topic>),
     /// Goodbye: this host leaves in order.
     Leave,
+    /// Comes before a beat: how far the host was brought since the last one, and how many milliseconds ago.
+    Applied(Vec<(Revision, u64)>),
 }
 
 /// `session`, server to agent.
@@ -144,14 +168,20 @@ pub enum Down {
     Delta(WireDelta),
     /// Every followed topic is now as of this revision or later.
     Progress(Revision),
+    /// From now on the agent shall send `Up::Beat` so often, in milliseconds, and hears `Down::Beat` as often.
+    Pace(u64),
+    /// The agent shall look for another server, and stay if no other takes it.
+    Move,
+    /// From here on revisions are of another history; all that is followed comes anew.
+    History(HistoryId),
 }
 
 impl Vocabulary for Up {
-    const VARIANTS: &'static [&'static str] = &["Beat", "Follow", "Unfollow", "Leave"];
+    const VARIANTS: &'static [&'static str] = &["Beat", "Follow", "Unfollow", "Leave", "Applied"];
 }
 
 impl Vocabulary for Down {
-    const VARIANTS: &'static [&'static str] = &["Beat", "Delta", "Progress"];
+    const VARIANTS: &'static [&'static str] = &["Beat", "Delta", "Progress", "Pace", "Move", "History"];
 }
 
 /// A delta, or a piece of one: `more` says that the next frame goes on with the same topic and revision.
@@ -182,6 +212,16 @@ pub struct RenewNode {
     pub csr: Vec<u8>,
 }
 
+/// `renew-by-key`: a new certificate for a host that cannot show one any more, as when it was off until its own had
+/// expired. A stranger may call it: the request, signed with the key that the host joined with, proves who it is, and
+/// the certificate is of use only to who has that key. Answer: `Signed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewByKey {
+    pub node: NodeName,
+    #[serde(with = "bytes_field")]
+    pub csr: Vec<u8>,
+}
+
 /// Leaf first, then intermediates; DER.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signed {
@@ -189,7 +229,7 @@ pub struct Signed {
     pub chain: Vec<Vec<u8>>,
 }
 
-/// `join`: the one method a stranger may call. Answer: `Joined`.
+/// `join`: how a stranger becomes a member. Answer: `Joined`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
     pub token: String,

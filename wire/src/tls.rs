@@ -23,11 +23,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use purlin_model::Millis;
 use purlin_model::identity::Identity;
 
-pub use certificate::{Validity, fingerprint, spiffe_identity, validity};
+pub use certificate::{
+    Validity, fingerprint, fingerprint_of_hex, hex, is_below, is_distrusted, is_signed_by, revoked_of,
+    spiffe_identity, validity,
+};
 pub use key::{csr_for_key, new_key, new_key_and_csr};
 pub use verify::{
-    IdentityCheck, Presence, any_of_domain, client_verifier, exactly, explain, member_of, pinned_ca_verifier,
-    server_of, server_verifier, service_of,
+    Anchors, IdentityCheck, Presence, Revoked, any_of_domain, client_verifier, exactly, explain, member_of,
+    pinned_ca_verifier, server_of, server_verifier, service_of,
 };
 pub(crate) use verify::{explain_alert, recorded};
 
@@ -59,6 +62,7 @@ pub struct Credentials {
     validity: Validity,
     roots: Vec<CertificateDer<'static>>,
     root_store: Arc<RootCertStore>,
+    revoked: Revoked,
     certified: Arc<CertifiedKey>,
     /// The same with the roots behind it, for one who knows a root by its fingerprint only.
     certified_with_roots: Arc<CertifiedKey>,
@@ -92,6 +96,7 @@ impl Credentials {
             validity,
             roots,
             root_store,
+            revoked: Revoked::default(),
             certified: Arc::new(certified),
             certified_with_roots: Arc::new(with_roots),
         })
@@ -101,6 +106,19 @@ impl Credentials {
     pub fn from_der(chain: Vec<Vec<u8>>, key: &[u8], roots: Vec<Vec<u8>>) -> Result<Self, TlsError> {
         let certificates = |all: Vec<Vec<u8>>| all.into_iter().map(CertificateDer::from).collect();
         Self::new(certificates(chain), key, certificates(roots))
+    }
+
+    /// The same, and these certificates are not trusted though a root vouches for them.
+    pub fn distrusting(self, revoked: Revoked) -> Self {
+        Self { revoked, ..self }
+    }
+
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
+    }
+
+    pub fn anchors(&self) -> Anchors {
+        Anchors::new(self.root_store.clone(), self.revoked.clone())
     }
 
     pub fn identity(&self) -> &Identity {

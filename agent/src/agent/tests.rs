@@ -59,6 +59,7 @@ async fn start(server: &Server, config: Config) -> (AgentHandle, mpsc::Receiver<
     let parts = Parts {
         config,
         connector: server.connector.clone(),
+        probe: None,
         node: None,
         proxy: ProxyPort::None,
         metrics: Vec::new(),
@@ -202,6 +203,7 @@ async fn a_busy_port_is_an_error_before_anything_starts() {
     let parts = Parts {
         config: Config { http, ..config(dir.path()) },
         connector: server.connector.clone(),
+        probe: None,
         node: None,
         proxy: ProxyPort::None,
         metrics: Vec::new(),

@@ -114,6 +114,10 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, text)
     }
 
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     pub(super) fn into_answer(self) -> Answer {
         Answer::text(self.text).status(self.status)
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::answer::{Answer, Failure};
-use super::lookup::{Want, lines, near, nodes as nodes_of};
+use super::lookup::{Want, is_listed, lines, near, nodes as nodes_of};
 use super::read::{Source, asked, filter_of, filtered, followed};
 use super::request::Request;
 use super::shape::service::{SIDECAR, Shown};
@@ -180,7 +180,7 @@ fn node_and_services(contents: &Contents) -> (Option<&Node>, Vec<Arc<purlin_mode
     let mut instances = Vec::new();
     for record in contents.records.values() {
         match record {
-            Record::Node(found) => node = Some(found),
+            Record::Node(found) => node = Some(found).filter(|found| is_listed(found)),
             Record::Instance(instance) => instances.push(Arc::new(instance.clone())),
             _ => {}
         }

@@ -58,7 +58,7 @@ fn parse_register(body: &Value, own: &Datacenter) -> Result<Register, Failure> {
     };
     place?;
     let instance = service.map(|body| parse_instance(&body)).transpose()?;
-    let checks = raw.into_iter().map(|check| check.of(&node, instance.as_ref())).collect();
+    let checks = raw.into_iter().map(|check| check.of(&node.name, instance.as_ref())).collect();
     Ok(Register { node, skip_node_update, instance, checks, replace_checks: false })
 }
 
@@ -144,6 +144,30 @@ fn refuse_large(table: &Table<'_>, key: &str, map: &BTreeMap<String, String>, li
     }
 }
 
+/// A node alone, as a transaction has it.
+pub(super) fn parse_node(body: &Value, own: &Datacenter) -> Result<Node, Failure> {
+    let problems = Problems::default();
+    let read = Table::open(body, "Node", &problems).and_then(|table| {
+        let place = check_datacenter(&table, own);
+        let node = read_node(&table, own);
+        table.only(&["Namespace", "Partition"], "default");
+        table.finish();
+        node.map(|node| place.map(|()| node))
+    });
+    let (faults, _) = problems.into_parts();
+    read.filter(|_| faults.is_empty()).unwrap_or_else(|| Err(Failure::from(faults)))
+}
+
+/// A check alone, as a transaction has it.
+pub(super) fn parse_check(body: &Value, node: &NodeName) -> Result<Check, Failure> {
+    let problems = Problems::default();
+    let named = node.to_string();
+    let read = Table::open(body, "Check", &problems).and_then(|table| read_check(&table, Some(&named)));
+    let (faults, _) = problems.into_parts();
+    let check = read.filter(|_| faults.is_empty()).ok_or_else(|| Failure::from(faults))?;
+    Ok(check.of(node, None))
+}
+
 fn read_locality(table: &Table<'_>) -> Locality {
     let place = Locality {
         region: table.short("Region", limit::WORD_BYTES).unwrap_or_default(),
@@ -154,7 +178,7 @@ fn read_locality(table: &Table<'_>) -> Locality {
 }
 
 /// The catalog calls a service's name `Service`; below that, it is a definition like any other.
-fn parse_instance(body: &Value) -> Result<Instance, Failure> {
+pub(super) fn parse_instance(body: &Value) -> Result<Instance, Failure> {
     refuse_derived(body)?;
     let mut fields = Map::new();
     for (name, value) in body.as_object().into_iter().flatten() {
@@ -195,10 +219,10 @@ struct RawCheck {
 impl RawCheck {
     /// A check without a service of its own belongs to the instance of the same registration, if that is the one it
     /// names.
-    fn of(self, node: &Node, instance: Option<&Instance>) -> Check {
+    fn of(self, node: &NodeName, instance: Option<&Instance>) -> Check {
         let owner = instance.filter(|instance| self.service_id.as_ref() == Some(&instance.id));
         Check {
-            node: node.name.clone(),
+            node: node.clone(),
             id: self.id,
             name: self.name,
             status: self.status,

@@ -25,21 +25,6 @@ pub(super) async fn roots(api: &Api, request: &Request) -> Result<Answer, Failur
     Ok(source.mark(answer))
 }
 
-/// `GET connect/ca/configuration`
-pub(super) async fn configuration(api: &Api, request: &Request) -> Result<Answer, Failure> {
-    let (mesh, source) = mesh(api, request).await?;
-    let span = |ms| purlin_model::duration::format(std::time::Duration::from_millis(ms));
-    let modified = mesh.roots.iter().map(|root| root.modify_index.0).max().unwrap_or_default();
-    Ok(source.json(json!({
-        "Provider": "consul",
-        "Config": {"LeafCertTTL": span(mesh.leaf_ttl_ms)},
-        "State": Value::Null,
-        "ForceWithoutCrossSigning": false,
-        "CreateIndex": modified,
-        "ModifyIndex": modified,
-    })))
-}
-
 pub(super) async fn mesh(api: &Api, request: &Request) -> Result<(MeshInfo, Source), Failure> {
     let ([contents], source) = followed(api, request, [Topic::Mesh]).await?;
     let mesh = contents.records.values().find_map(|record| match record {
@@ -123,6 +108,7 @@ mod tests {
             query: Query::default(),
             headers: HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]),
             body: Bytes::new(),
+            upload: Default::default(),
             peer,
         }
     }

@@ -14,9 +14,10 @@ use tracing::{debug, info};
 
 use super::Api;
 use super::answer::{Answer, Body, Failure};
-use super::request::{Peer, Query, Request, names_this_host};
+use super::request::{Peer, Query, Request, Upload, names_this_host};
 use super::router::{Found, Route, find};
 use super::routes::routes;
+use super::snapshot;
 
 /// How long a client may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -84,8 +85,11 @@ impl Dispatch {
         };
         refuse_foreign_pages(&parts.method, &parts.headers, peer)?;
         self.check_scope(&query, &parts.headers)?;
-        let body = receive(body).await?;
-        let request = Request { parameters, query, headers: parts.headers, body, peer };
+        let (body, upload) = match parts.uri.path() {
+            snapshot::PATH => (Bytes::new(), Upload::new(body)),
+            _ => (receive(body).await?, Upload::default()),
+        };
+        let request = Request { parameters, query, headers: parts.headers, body, upload, peer };
         handler(&self.api, &request).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use purlin_model::node::Node;
+use purlin_model::node::{Node, NodeRole, NodeStatus};
 use purlin_model::service::ServiceEntry;
 use purlin_model::topic::{Contents, Record, Topic};
 use purlin_model::{NodeName, Revision, ServiceKey, ServiceName};
@@ -18,6 +18,8 @@ use super::shape::service::{SIDECAR, Shown};
 pub(super) enum Want {
     /// What was registered under the name; of `<name>-sidecar-proxy`, the proxies of `<name>`.
     Named,
+    /// The proxies of the name.
+    Proxies,
     /// What a client in the mesh dials to reach it: proxies, and instances that speak the mesh's TLS themselves.
     Connect,
 }
@@ -31,9 +33,9 @@ pub(super) struct Line {
 /// The lines of the service that the path names, filtered by `?tag` and `?node-meta`, ordered by `?near`.
 pub(super) async fn lines(api: &Api, request: &Request, want: Want) -> Result<(Vec<Line>, Source), Failure> {
     let asked = request.parameter(0);
-    let (name, proxies) = match asked.strip_suffix(SIDECAR) {
-        Some(base) if want == Want::Named => (base, true),
-        _ => (asked, false),
+    let (name, want) = match asked.strip_suffix(SIDECAR) {
+        Some(base) if want == Want::Named => (base, Want::Proxies),
+        _ => (asked, want),
     };
     // What cannot be a name is the name of nothing.
     let Ok(name) = ServiceName::new(name) else {
@@ -43,21 +45,24 @@ pub(super) async fn lines(api: &Api, request: &Request, want: Want) -> Result<(V
     let ([contents], source) = followed(api, request, [topic]).await?;
     let tags: Vec<String> = request.query.all("tag").map(str::to_lowercase).collect();
     let meta = request.query.pairs("node-meta");
-    let mut lines: Vec<Line> = entries(&contents)
-        .filter(|entry| has_tags(&entry.instance.tags, &tags) && has_meta(&entry.node.meta, &meta))
-        .filter_map(|entry| {
-            let shown = match (want, proxies) {
-                (Want::Named, false) => Some(Shown::registered(entry.instance.clone())),
-                (Want::Connect, _) if entry.instance.native => {
-                    Some(Shown::registered(entry.instance.clone()))
-                }
-                _ => Shown::sidecar(&entry.instance, entry.node.mesh_port),
-            };
-            Some(Line { shown: shown?, entry: entry.clone() })
-        })
-        .collect();
+    let mut lines = lines_of(&contents, want, |entry| {
+        has_tags(&entry.instance.tags, &tags) && has_meta(&entry.node.meta, &meta)
+    });
     near(api, request, &mut lines, |line| &line.entry.node.name);
     Ok((lines, source))
+}
+
+/// The lines of a service's topic that are wanted.
+pub(super) fn lines_of(contents: &Contents, want: Want, wanted: impl Fn(&ServiceEntry) -> bool) -> Vec<Line> {
+    let line = |entry: &ServiceEntry| {
+        let shown = match want {
+            Want::Named => Some(Shown::registered(entry.instance.clone())),
+            Want::Connect if entry.instance.native => Some(Shown::registered(entry.instance.clone())),
+            Want::Connect | Want::Proxies => Shown::sidecar(&entry.instance, entry.node.mesh_port),
+        };
+        Some(Line { shown: shown?, entry: entry.clone() })
+    };
+    entries(contents).filter(|entry| wanted(entry)).filter_map(line).collect()
 }
 
 fn entries(contents: &Contents) -> impl Iterator<Item = &ServiceEntry> {
@@ -67,6 +72,11 @@ fn entries(contents: &Contents) -> impl Iterator<Item = &ServiceEntry> {
     })
 }
 
+/// As in Consul a host that left is no node of the catalog any more, though `members` still tells of it.
+pub(super) fn is_listed(node: &Node) -> bool {
+    node.status != NodeStatus::Left || node.role == NodeRole::External
+}
+
 /// The nodes of a topic that `?node-meta` allows.
 pub(super) fn nodes<'a>(request: &Request, contents: &'a Contents) -> Vec<&'a Node> {
     let meta = request.query.pairs("node-meta");
@@ -74,7 +84,7 @@ pub(super) fn nodes<'a>(request: &Request, contents: &'a Contents) -> Vec<&'a No
         .records
         .values()
         .filter_map(|record| match record {
-            Record::Node(node) if has_meta(&node.meta, &meta) => Some(node),
+            Record::Node(node) if is_listed(node) && has_meta(&node.meta, &meta) => Some(node),
             _ => None,
         })
         .collect()
@@ -96,6 +106,11 @@ pub(super) fn near<T>(api: &Api, request: &Request, items: &mut [T], node: impl 
         Some("_agent" | "_ip") => api.core.config().node_name.as_str(),
         Some(name) => name,
     };
+    put_first(items, near, node);
+}
+
+/// What is on that host comes first; otherwise the order stays.
+pub(super) fn put_first<T>(items: &mut [T], near: &str, node: impl Fn(&T) -> &NodeName) {
     items.sort_by_key(|item| node(item).as_str() != near);
 }
 

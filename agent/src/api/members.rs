@@ -1,6 +1,6 @@
 //! Members of the mesh: who they are, and sending away those that are gone.
 
-use purlin_model::command::Command;
+use purlin_model::command::{Command, Done};
 use purlin_model::node::{Node, NodeRole, NodeStatus};
 use purlin_model::topic::{Record, Topic};
 use purlin_model::{Fault, NodeName, Revision};
@@ -62,9 +62,20 @@ pub(super) async fn force_leave(api: &Api, request: &Request) -> Result<Answer, 
 
 /// `DELETE node/:name`: forgets a host that failed or left, with all that it registered. Purlin's own.
 pub(super) async fn remove(api: &Api, request: &Request) -> Result<Answer, Failure> {
-    let node = gone_node(api, request).await?;
-    write(api, request, Command::RemoveNode { node }).await?;
-    Ok(Answer::json(true.into()))
+    let unknown = match gone_node(api, request).await {
+        Ok(node) => {
+            write(api, request, Command::RemoveNode { node }).await?;
+            return Ok(Answer::json(true.into()));
+        }
+        Err(failure) if failure.is_not_found() => failure,
+        Err(failure) => return Err(failure),
+    };
+    // The catalog may have forgotten a host that could still come back: that is ended, too.
+    let node = NodeName::new(request.parameter(0)).map_err(|error| Failure::invalid(error.to_string()))?;
+    match write(api, request, Command::RemoveNode { node }).await? {
+        Done::Deleted { existed: false } => Err(unknown),
+        _ => Ok(Answer::json(true.into())),
+    }
 }
 
 /// The node that the path names, if nobody is alive there.
@@ -89,11 +100,7 @@ async fn gone_node(api: &Api, request: &Request) -> Result<NodeName, Failure> {
 }
 
 /// Proposes a command and gives its outcome, a refusal as a failure.
-pub(super) async fn write(
-    api: &Api,
-    request: &Request,
-    command: Command,
-) -> Result<purlin_model::command::Done, Failure> {
+pub(super) async fn write(api: &Api, request: &Request, command: Command) -> Result<Done, Failure> {
     let outcome = api.core.write(command, request.peer.uid()).await?;
     outcome.result.map_err(|fault: Fault| fault.into())
 }

@@ -99,6 +99,11 @@ impl Source {
         answer.header("x-cache", if self.server.is_none() { "HIT" } else { "MISS" }).header("age", "0")
     }
 
+    /// With an index that is not a revision.
+    pub(super) fn at(self, index: u64) -> Self {
+        Self { index: Revision(index), ..self }
+    }
+
     /// A JSON answer with these headers.
     pub(super) fn json(&self, value: Value) -> Answer {
         self.mark(Answer::json(value))
@@ -112,6 +117,14 @@ pub(super) async fn followed<const N: usize>(
     topics: [Topic; N],
 ) -> Result<([Arc<Contents>; N], Source), Failure> {
     let mode = Mode::of(&request.query, fastrand::f64())?;
+    followed_in(api, mode, topics).await
+}
+
+async fn followed_in<const N: usize>(
+    api: &Api,
+    mode: Mode,
+    topics: [Topic; N],
+) -> Result<([Arc<Contents>; N], Source), Failure> {
     if mode.consistency == Consistency::Consistent {
         return asked_in(api, mode, topics).await;
     }
@@ -123,6 +136,16 @@ pub(super) async fn followed<const N: usize>(
     let known = array(known)?;
     let source = view_source(api, &known, mode.cached);
     Ok((known, source))
+}
+
+/// As `followed`, without waiting for a change: `?index` and `?wait` mean nothing.
+pub(super) async fn now<const N: usize>(
+    api: &Api,
+    request: &Request,
+    topics: [Topic; N],
+) -> Result<([Arc<Contents>; N], Source), Failure> {
+    let mode = Mode { after: Revision(0), ..Mode::of(&request.query, 0.0)? };
+    followed_in(api, mode, topics).await
 }
 
 /// Topics as a server has them. Where none can be reached, `?stale` is content with what is here.

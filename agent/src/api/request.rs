@@ -1,10 +1,12 @@
 //! A request as handlers see it: decoded path parameters and query, the body, and who is at the other end.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::answer::Failure;
@@ -58,7 +60,24 @@ pub(super) struct Request {
     pub(super) query: Query,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// Where the body is too large to be held, itself.
+    pub(super) upload: Upload,
     pub(super) peer: Peer,
+}
+
+/// A body that its handler reads piece by piece.
+#[derive(Debug, Default)]
+pub(super) struct Upload(Mutex<Option<Incoming>>);
+
+impl Upload {
+    pub(super) fn new(body: Incoming) -> Self {
+        Self(Mutex::new(Some(body)))
+    }
+
+    /// There is one, once.
+    pub(super) fn take(&self) -> Option<Incoming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Request {

@@ -7,8 +7,9 @@ use super::dispatch::Handler;
 use super::request::Request;
 use super::router::Route;
 use super::{
-    Api, agent, agent_check, agent_health, agent_host, agent_service, authorize, catalog, catalog_write,
-    config, connect, health, intentions, join_token, kv, members, metrics, operator, status,
+    Api, agent, agent_check, agent_health, agent_host, agent_service, authorize, ca_config, catalog,
+    catalog_write, config, connect, event, health, intentions, join_token, kv, members, metrics, operator,
+    query, session, snapshot, status, txn,
 };
 
 macro_rules! table {
@@ -26,6 +27,7 @@ pub(super) fn routes() -> Vec<Route<Handler>> {
     routes.extend(catalog_routes());
     routes.extend(connect_routes());
     routes.extend(operator_routes());
+    routes.extend(event_and_query_routes());
     routes.extend(other_routes());
     routes
 }
@@ -89,7 +91,8 @@ fn catalog_routes() -> Vec<Route<Handler>> {
 fn connect_routes() -> Vec<Route<Handler>> {
     table! {
         GET "connect/ca/roots" => connect::roots;
-        GET "connect/ca/configuration" => connect::configuration;
+        GET "connect/ca/configuration" => ca_config::get;
+        PUT "connect/ca/configuration" => ca_config::put;
         GET "connect/intentions" => intentions::list;
         POST "connect/intentions" => intentions::create;
         GET "connect/intentions/exact" => intentions::get;
@@ -123,13 +126,38 @@ fn operator_routes() -> Vec<Route<Handler>> {
     }
 }
 
+fn event_and_query_routes() -> Vec<Route<Handler>> {
+    table! {
+        PUT "event/fire/:name" => event::fire;
+        PUT "event/fire" => event::nameless;
+        PUT "event/fire/" => event::nameless;
+        GET "event/list" => event::list;
+        GET "query" => query::list;
+        POST "query" => query::create;
+        GET "query/:id" => query::get;
+        PUT "query/:id" => query::update;
+        DELETE "query/:id" => query::delete;
+        GET "query/:id/execute" => query::execute;
+        GET "query/:id/explain" => query::explain;
+    }
+}
+
 fn other_routes() -> Vec<Route<Handler>> {
     table! {
         GET "kv/**key" => kv::get;
         PUT "kv/**key" => kv::put;
         DELETE "kv/**key" => kv::delete;
+        PUT "session/create" => session::create;
+        PUT "session/destroy/:id" => session::destroy;
+        PUT "session/renew/:id" => session::renew;
+        GET "session/info/:id" => session::info;
+        GET "session/node/:node" => session::of_node;
+        GET "session/list" => session::list;
+        PUT "txn" => txn::run;
         GET "status/leader" => status::leader;
         GET "status/peers" => status::peers;
+        GET "snapshot" => snapshot::save;
+        PUT "snapshot" => snapshot::restore;
         PUT "join-token" => join_token::create;
         GET "join-token" => join_token::list;
         DELETE "join-token/:id" => join_token::revoke;

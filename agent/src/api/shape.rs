@@ -3,8 +3,10 @@
 
 pub(super) mod certificate;
 pub(super) mod check;
+pub(super) mod event;
 pub(super) mod intention;
 pub(super) mod node;
+pub(super) mod query;
 pub(super) mod schema;
 pub(super) mod service;
 #[cfg(test)]

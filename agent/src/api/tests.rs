@@ -2,6 +2,7 @@
 
 mod host;
 mod limits;
+mod query;
 mod server;
 
 use std::time::Duration;

@@ -189,11 +189,17 @@ fn certificate(name: &str) -> (rcgen::CertifiedKey<rcgen::KeyPair>, tempfile::Na
 
 #[tokio::test]
 async fn tls_is_verified_unless_the_check_says_otherwise() {
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        tls_is_verified(version).await;
+    }
+}
+
+async fn tls_is_verified(version: &'static rustls::SupportedProtocolVersion) {
     let (pair, roots) = certificate("web.test");
     let key = rustls::pki_types::PrivateKeyDer::try_from(pair.signing_key.serialize_der()).unwrap();
     let config =
         rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&[version])
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![pair.cert.der().clone()], key)

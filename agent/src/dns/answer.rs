@@ -1,5 +1,7 @@
 //! From a question and what is known to the records of an answer. Pure: what is not at hand is asked of the caller.
 
+mod query;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use purlin_model::check::Status;
+use purlin_model::node::NodeStatus;
 use purlin_model::service::ServiceEntry;
 use purlin_model::topic::{Contents, Record as Fact, Topic};
 use purlin_model::{NodeName, ServiceKey, ServiceName};
@@ -27,6 +30,8 @@ const PROXY_SUFFIX: &str = "-sidecar-proxy";
 pub(super) struct Settings {
     pub(super) zones: Vec<Zone>,
     pub(super) datacenter: String,
+    /// This host.
+    pub(super) node: String,
     pub(super) options: DnsOptions,
 }
 
@@ -80,6 +85,7 @@ pub(super) fn resolve(query: &Query, settings: &Settings, facts: &Facts<'_>) -> 
         Asked::Service { name, tag } => at.service(&name, tag.as_deref()),
         Asked::Plain(name) => at.service(&name, None),
         Asked::Connect(name) => at.connect(&name),
+        Asked::Query(name) => at.prepared(&name),
         Asked::Virtual(name) => {
             // Nothing is captured on this host, so a virtual address would lead nowhere.
             let exists = at.instances(&name)?.is_some();
@@ -198,9 +204,12 @@ impl Resolver<'_> {
             (Ok(nodes), None) => self.facts.index.node(nodes, lower),
             (Err(_), None) => return nodes.map(|_| self.without(ResponseCode::ServFail)),
         };
-        let Some(node) = found else { return Ok(self.without(ResponseCode::NXDomain)) };
+        // One that left is no node of the catalog any more.
+        let Some(node) = found.filter(|node| node.status != NodeStatus::Left) else {
+            return Ok(self.without(ResponseCode::NXDomain));
+        };
         let ttl = seconds(self.settings.options.node_ttl);
-        let mut answer = self.addresses(&[Host::of_node(node)], ttl);
+        let mut answer = self.addresses([&Host::of_node(node)].into_iter(), ttl);
         if self.wants(RecordType::TXT) && !node.meta.is_empty() {
             let texts =
                 node.meta.iter().map(|(key, value)| self.record(ttl, RData::TXT(meta_text(key, value))));
@@ -266,16 +275,19 @@ impl Resolver<'_> {
 
     /// As in Consul, a service of which nothing is healthy does not exist.
     fn endpoints(&self, service: &str, mut endpoints: Vec<Endpoint<'_>>) -> Answer {
+        fastrand::shuffle(&mut endpoints);
+        self.places(&endpoints, self.service_ttl(service))
+    }
+
+    /// The records of some places, in their order.
+    fn places(&self, endpoints: &[Endpoint<'_>], ttl: u32) -> Answer {
         if endpoints.is_empty() {
             return self.without(ResponseCode::NXDomain);
         }
-        fastrand::shuffle(&mut endpoints);
-        let ttl = self.service_ttl(service);
         if self.query.query_type == RecordType::SRV {
-            return self.service_records(&endpoints, ttl);
+            return self.service_records(endpoints, ttl);
         }
-        let hosts: Vec<Host<'_>> = endpoints.into_iter().map(|endpoint| endpoint.host).collect();
-        self.addresses(&hosts, ttl)
+        self.addresses(endpoints.iter().map(|endpoint| &endpoint.host), ttl)
     }
 
     fn service_records(&self, endpoints: &[Endpoint<'_>], ttl: u32) -> Answer {
@@ -318,10 +330,10 @@ impl Resolver<'_> {
 
     /// Address records of the hosts, each address once. Where there are only host names, an alias of one of them: a
     /// name can have but one.
-    fn addresses(&self, hosts: &[Host<'_>], ttl: u32) -> Answer {
+    fn addresses<'h>(&self, hosts: impl Iterator<Item = &'h Host<'h>> + Clone, ttl: u32) -> Answer {
         let mut seen = BTreeSet::new();
         let mut answers = Vec::new();
-        for address in hosts.iter().flat_map(Host::addresses) {
+        for address in hosts.clone().flat_map(Host::addresses) {
             let kind = if address.is_ipv4() { RecordType::A } else { RecordType::AAAA };
             if self.wants(kind) && seen.insert(address) {
                 answers.push(self.record(ttl, address_data(address)));
@@ -331,11 +343,11 @@ impl Resolver<'_> {
         if limit > 0 {
             answers.truncate(limit);
         }
-        let has_addresses = hosts.iter().any(|host| host.name().is_none());
+        let has_addresses = hosts.clone().any(|host| host.name().is_none());
         let takes_alias =
             [RecordType::A, RecordType::AAAA, RecordType::CNAME].into_iter().any(|kind| self.wants(kind));
         if !has_addresses && takes_alias {
-            let target = hosts.iter().find_map(Host::name).and_then(absolute);
+            let target = hosts.clone().find_map(Host::name).and_then(absolute);
             if let Some(target) = target {
                 let alias = self.record(ttl, RData::CNAME(CNAME(target.clone())));
                 let chase = (self.query.query_type != RecordType::CNAME).then_some(target);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use purlin_model::node::Node;
+use purlin_model::node::{Node, NodeStatus};
 use purlin_model::topic::{Contents, Record};
 use purlin_model::{NodeName, ServiceName};
 
@@ -81,6 +81,10 @@ impl Nodes {
         let mut nodes = Self::default();
         for (key, record) in &contents.records {
             let Record::Node(node) = record else { continue };
+            // Its address may be another's by now.
+            if node.status == NodeStatus::Left {
+                continue;
+            }
             nodes.by_name.insert(node.name.as_str().to_ascii_lowercase(), key.clone());
             let tagged = node.tagged_addresses.values().map(String::as_str);
             for address in tagged.chain([node.address.as_str()]).filter_map(|text| text.parse().ok()) {

@@ -34,6 +34,8 @@ pub(super) enum Asked {
     /// `<service>.<domain>`.
     Plain(String),
     Virtual(String),
+    /// A prepared query.
+    Query(String),
     Node(String),
     Address(IpAddr),
 }
@@ -107,6 +109,7 @@ fn understand(labels: &[String], datacenter: &str) -> Asked {
             };
             if kind == "connect" { Asked::Connect(name.clone()) } else { Asked::Virtual(name.clone()) }
         }
+        "query" => query(parts),
         "node" => Asked::Node(parts.join(".")),
         "addr" => match parts {
             [hex] => address(hex).map_or(Asked::Nothing, Asked::Address),
@@ -153,6 +156,16 @@ fn service(parts: &[String]) -> Asked {
         Some((name, [])) => Asked::Service { name: name.clone(), tag: None },
         Some((name, tag)) => Asked::Service { name: name.clone(), tag: Some(tag.join(".")) },
         None => Asked::Empty,
+    }
+}
+
+/// `geo-db`, with dots or without, or `_geo-db._tcp` as for a service; there are no tags to ask for.
+fn query(parts: &[String]) -> Asked {
+    match parts {
+        [name, tcp] if tcp == "_tcp" && name.starts_with('_') => {
+            Asked::Query(name.trim_start_matches('_').to_owned())
+        }
+        _ => Asked::Query(parts.join(".")),
     }
 }
 
@@ -221,6 +234,10 @@ mod tests {
         assert_eq!(asked("n1.node.consul."), Some(Asked::Node("n1".into())));
         assert_eq!(asked("n1.rack.node.dc1.consul."), Some(Asked::Node("n1.rack".into())));
         assert_eq!(asked("0a000001.addr.dc1.consul."), Some(Asked::Address([10, 0, 0, 1].into())));
+        assert_eq!(asked("geo-db.query.consul."), Some(Asked::Query("geo-db".into())));
+        assert_eq!(asked("a.b.query.dc1.mesh.internal."), Some(Asked::Query("a.b".into())));
+        assert_eq!(asked("_geo-db._tcp.query.consul."), Some(Asked::Query("geo-db".into())));
+        assert_eq!(asked("geo-db.query.dc2.consul."), Some(Asked::Nothing));
         let six: IpAddr = "fd00::1".parse().unwrap();
         assert_eq!(asked(&format!("{}.addr.consul.", hex(six))), Some(Asked::Address(six)));
         assert_eq!(asked("consul."), Some(Asked::Apex));
@@ -239,7 +256,6 @@ mod tests {
             "v1.web.connect.consul.",
             "zz.addr.consul.",
             "0a0000.addr.consul.",
-            "q.query.consul.",
         ] {
             assert_eq!(asked(text), Some(Asked::Nothing), "{text}");
         }

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::*;
 
+mod query;
 mod recursion;
 mod sizes;
 mod wire;
@@ -123,7 +124,7 @@ async fn dns_with(facts: Facts, change: impl FnOnce(&mut DnsOptions)) -> Dns {
     change(&mut options);
     let listeners = Listeners::bind(&options).await.unwrap();
     let domains = ["mesh.internal".to_owned(), "consul".to_owned()];
-    let settings = settings(domains.iter(), "dc1".into(), options).unwrap();
+    let settings = settings(domains.iter(), "dc1".into(), "n2".into(), options).unwrap();
     let facts = Arc::new(facts);
     let server = Arc::new(Server::new(facts.clone(), settings, DnsMetrics::default()));
     Dns { handle: start(server.clone(), listeners), server, facts }

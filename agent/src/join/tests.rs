@@ -52,7 +52,7 @@ impl Door for Doors {
                 }
                 behaviour => {
                     let identity = ca.server("server");
-                    let member = Peer::Member { identity, certificate: [0; 32] };
+                    let member = Peer::Member { identity, certificate: [0; 32], issuer: None };
                     let (near, far) = memory::pair(Peer::Stranger, member);
                     tokio::spawn(serve(far, behaviour, ca, asked));
                     Ok(near)

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use purlin_model::Revision;
 use purlin_model::topic::{Contents, Topic};
+use purlin_model::{HistoryId, Revision};
 use purlin_wire::rpc::{Item, records};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -31,6 +31,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 #[derive(Serialize, Deserialize)]
 struct Stored {
     topics: Vec<StoredTopic>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history: Option<HistoryId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,6 +45,7 @@ struct StoredTopic {
 /// Takes in what an earlier run left.
 pub fn restore(mirror: &Mirror, path: &Path) {
     let Some(stored) = store::load_or_warn::<Stored>(path, VERSION) else { return };
+    let history = stored.history;
     let topics = stored.topics.into_iter().filter_map(|stored| {
         let found = records(&stored.items).ok()?;
         // A record of a kind that this build does not know may be what changed: take the topic anew.
@@ -51,7 +54,7 @@ pub fn restore(mirror: &Mirror, path: &Path) {
             (stored.topic, Contents { revision: stored.revision, records })
         })
     });
-    mirror.restore(topics.collect());
+    mirror.restore(history, topics.collect());
 }
 
 /// Keeps the file up to date until told to stop, and writes it a last time then.
@@ -74,9 +77,12 @@ pub async fn keep(mirror: Mirror, path: PathBuf, stop: CancellationToken) {
 }
 
 async fn save(mirror: &Mirror, path: &Path) {
+    // Asked first: topics that came in since are then of that history or of a later one, and are taken anew.
+    let history = mirror.history();
     let known = mirror.known();
     let path = path.to_owned();
-    let saved = tokio::task::spawn_blocking(move || store::save(&path, VERSION, &Stored::of(known))).await;
+    let saved =
+        tokio::task::spawn_blocking(move || store::save(&path, VERSION, &Stored::of(history, known))).await;
     if let Err(why) =
         saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|error| error.to_string()))
     {
@@ -86,7 +92,7 @@ async fn save(mirror: &Mirror, path: &Path) {
 
 impl Stored {
     /// As much as fits.
-    fn of(known: Vec<(Topic, Arc<Contents>)>) -> Self {
+    fn of(history: Option<HistoryId>, known: Vec<(Topic, Arc<Contents>)>) -> Self {
         let mut topics = Vec::with_capacity(known.len());
         let mut bytes = 0;
         for (topic, contents) in known {
@@ -99,7 +105,7 @@ impl Stored {
             bytes += weight;
             topics.push(StoredTopic { topic, revision: contents.revision, items });
         }
-        Self { topics }
+        Self { topics, history }
     }
 }
 

@@ -45,7 +45,7 @@ fn orders(mirror: &Mirror) -> Orders {
 #[tokio::test(start_paused = true)]
 async fn a_first_question_follows_the_topic_and_gets_its_snapshot() {
     let (mirror, _session) = mirror(Phase::Connected);
-    mirror.begin_session();
+    mirror.begin_session(None);
     let asking = tokio::spawn({
         let mirror = mirror.clone();
         async move { mirror.contents(&topic(1)).await }
@@ -104,7 +104,7 @@ async fn a_new_session_resumes_from_what_is_here_but_for_the_topic_taken_afresh(
     mirror.pin(&BTreeSet::from([Topic::Mesh, topic(1), topic(2)]));
     mirror.absorb(delta(topic(1), 7, true, &[]));
     mirror.absorb(delta(Topic::Mesh, 8, true, &[]));
-    let follow = BTreeMap::from_iter(mirror.begin_session());
+    let follow = BTreeMap::from_iter(mirror.begin_session(None));
     let expected = [(topic(1), Revision(7)), (topic(2), Revision(0)), (Topic::Mesh, Revision(0))];
     assert_eq!(follow, BTreeMap::from(expected));
     assert!(!mirror.is_fresh(&topic(1)));
@@ -113,9 +113,30 @@ async fn a_new_session_resumes_from_what_is_here_but_for_the_topic_taken_afresh(
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_resumed_from_another_history_but_it_serves_until_it_came_anew() {
+    let history = |n| Some(purlin_model::HistoryId(uuid::Uuid::from_u128(n)));
+    let (mirror, _session) = mirror(Phase::Connected);
+    mirror.pin(&BTreeSet::from([topic(1)]));
+    mirror.begin_session(history(1));
+    mirror.absorb(delta(topic(1), 7, true, &[("a", 1)]));
+    mirror.set_progress(Revision(7));
+    assert_eq!(mirror.begin_session(history(1)), [(topic(1), Revision(7))]);
+    assert_eq!(mirror.begin_session(history(2)), [(topic(1), Revision(0))]);
+    assert_eq!(mirror.peek(&topic(1)).unwrap().records.len(), 1);
+    assert_eq!(mirror.progress(), Revision(0));
+    // What is on disk now must not be taken for records of the new history either.
+    assert_eq!(mirror.known()[0].1.revision, Revision(0));
+    mirror.absorb(delta(topic(1), 5, true, &[("b", 2)]));
+    assert_eq!(mirror.peek(&topic(1)).unwrap().records.keys().collect::<Vec<_>>(), ["b"]);
+    // In the middle of a session it is the same.
+    mirror.set_history(history(3).unwrap());
+    assert_eq!(mirror.begin_session(history(3)), [(topic(1), Revision(0))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_topic_that_came_back_is_sent_anew() {
     let (mirror, _session) = mirror(Phase::Connected);
-    mirror.begin_session();
+    mirror.begin_session(None);
     mirror.pin(&BTreeSet::from([topic(1)]));
     assert_eq!(orders(&mirror).follow, [(topic(1), Revision(0))]);
     mirror.absorb(delta(topic(1), 7, true, &[("a", 1)]));
@@ -152,10 +173,10 @@ async fn the_number_of_warm_topics_is_bounded_and_names_without_instances_go_fir
 async fn a_session_is_never_asked_for_more_topics_than_it_may_follow() {
     let (mirror, _session) = mirror(Phase::Offline);
     let most = purlin_model::limit::TOPICS_PER_SESSION;
-    mirror.restore((0..most).map(|n| (topic(n), Contents::default())).collect());
+    mirror.restore(None, (0..most).map(|n| (topic(n), Contents::default())).collect());
     let wanted = BTreeSet::from([Topic::Mesh, topic(0), topic(most)]);
     mirror.pin(&wanted);
-    let follow: BTreeSet<Topic> = mirror.begin_session().into_iter().map(|(topic, _)| topic).collect();
+    let follow: BTreeSet<Topic> = mirror.begin_session(None).into_iter().map(|(topic, _)| topic).collect();
     assert_eq!(follow.len(), most);
     assert!(follow.is_superset(&wanted));
 }

@@ -6,15 +6,16 @@ use std::time::Duration;
 use purlin_model::{Fault, Millis};
 use purlin_wire::node_store::NodeStore;
 use purlin_wire::rpc;
-use purlin_wire::tls::{self, Credentials};
+use purlin_wire::tls::{self, Credentials, Revoked};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Uplink;
+use super::{MOST_PAUSE, Uplink, jitter};
 use crate::clock::Clock;
 use crate::core::mesh_of;
+use crate::join::{Door, NotRenewed, renew_by_key};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::session::SessionState;
@@ -36,6 +37,8 @@ pub struct Renewal {
     pub store: Arc<NodeStore>,
     pub clock: Clock,
     pub metrics: Metrics,
+    /// For when the certificate has expired and no session can be had with it.
+    pub door: Arc<dyn Door>,
     pub stop: CancellationToken,
 }
 
@@ -54,7 +57,8 @@ pub async fn renew_node_certificate(renewal: Renewal) {
         renewal.metrics.own().node_certificate_expiry.0.set(Some(left.as_secs_f64()));
         let mut pause = LOOK;
         if connected {
-            let result = renewal.bring_up_to_date(&current, is_due(&current, now, share)).await;
+            let due = is_due(&current, now, share) || renewal.is_distrusted(&current);
+            let result = renewal.bring_up_to_date(&current, due).await;
             if let Err(fault) = result {
                 warn!(left_s = left.as_secs(), "the certificate of this host is not renewed yet: {fault}");
                 pause = retry;
@@ -62,6 +66,8 @@ pub async fn renew_node_certificate(renewal: Renewal) {
             } else {
                 retry = RETRY;
             }
+        } else if left.is_zero() {
+            pause = renewal.come_back(&current).await;
         } else if left < THIN {
             let left_s = left.as_secs();
             warn!(
@@ -78,7 +84,7 @@ pub async fn renew_node_certificate(renewal: Renewal) {
     }
 }
 
-/// Resolves when there may be something to do: the roots of the mesh differ, or a session came.
+/// Resolves when there may be something to do: the mesh trusts others than it did, or a session came.
 async fn news(
     renewal: &Renewal,
     topics: &mut watch::Receiver<u64>,
@@ -90,7 +96,7 @@ async fn news(
             changed = topics.changed() => if changed.is_err() { std::future::pending::<()>().await },
         }
         let current = renewal.credentials.borrow().clone();
-        if renewal.new_roots(&current).is_some() {
+        if renewal.new_trust(&current).is_some() || renewal.is_distrusted(&current) {
             return;
         }
     }
@@ -104,15 +110,16 @@ fn is_due(credentials: &Credentials, now: Millis, share: f64) -> bool {
 
 impl Renewal {
     async fn bring_up_to_date(&self, current: &Credentials, is_due: bool) -> Result<(), Fault> {
-        let roots = self.new_roots(current);
-        if !is_due && roots.is_none() {
+        let trust = self.new_trust(current);
+        if !is_due && trust.is_none() {
             return Ok(());
         }
         let signed = if is_due { Some(self.sign().await?) } else { None };
         let store = self.store.clone();
         let saved = tokio::task::spawn_blocking(move || {
-            if let Some(roots) = roots {
+            if let Some((roots, revoked)) = trust {
                 store.save_roots(&roots)?;
+                store.save_revoked(&revoked)?;
             }
             if let Some((key, chain)) = signed {
                 store.save_credential(&key, &chain)?;
@@ -128,6 +135,32 @@ impl Renewal {
         );
         self.credentials.send_replace(Arc::new(renewed));
         Ok(())
+    }
+
+    /// This host was off, or without servers, until its certificate had expired. How long to wait for the next look.
+    async fn come_back(&self, current: &Credentials) -> Duration {
+        let servers = match self.store.load() {
+            Ok(file) => file.map(|file| file.servers).unwrap_or_default(),
+            Err(error) => {
+                warn!("where servers are cannot be read: {error}");
+                Vec::new()
+            }
+        };
+        match renew_by_key(&self.store, &servers, current, self.door.as_ref()).await {
+            Ok(renewed) => {
+                info!("the certificate of this host had expired and was renewed by its key");
+                self.credentials.send_replace(Arc::new(renewed));
+                LOOK
+            }
+            Err(NotRenewed::Refused(fault)) => {
+                warn!("the certificate of this host has expired, and no other is given: {fault}");
+                MOST_RETRY
+            }
+            Err(NotRenewed::ForNow(why)) => {
+                warn!("the certificate of this host has expired and is not renewed yet: {why}");
+                jitter(MOST_PAUSE)
+            }
+        }
     }
 
     /// A certificate for the key that this host has, checked before it replaces the old one.
@@ -153,8 +186,13 @@ impl Renewal {
         Ok((key, signed.chain))
     }
 
-    /// The roots that the mesh has now, if they are not those in use.
-    fn new_roots(&self, current: &Credentials) -> Option<Vec<Vec<u8>>> {
+    /// Whether the server that signed it is gone: it gets another, in good time.
+    fn is_distrusted(&self, current: &Credentials) -> bool {
+        mesh_of(&self.mirror).is_some_and(|mesh| tls::is_distrusted(current.chain(), &mesh.distrust))
+    }
+
+    /// Roots, and certificates not to trust, as the mesh has them now, if they are not those in use.
+    fn new_trust(&self, current: &Credentials) -> Option<(Vec<Vec<u8>>, Revoked)> {
         let mesh = mesh_of(&self.mirror)?;
         if mesh.trust_domain != current.identity().trust_domain {
             return None;
@@ -162,6 +200,8 @@ impl Renewal {
         let roots = crate::view::root_certificates(&mesh);
         let same = roots.len() == current.roots().len()
             && roots.iter().all(|root| current.roots().iter().any(|known| known.as_ref() == root));
-        (!same && !roots.is_empty()).then_some(roots)
+        let revoked = tls::revoked_of(&mesh.distrust);
+        let same = same && *current.revoked() == revoked;
+        (!same && !roots.is_empty()).then_some((roots, revoked))
     }
 }

@@ -4,18 +4,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use purlin_model::command::{Command, RequestId};
 use purlin_model::topic::{Record, ServerInfo, Topic};
 use purlin_model::{FaultCode, NodeName, Revision};
+use purlin_wire::link::{Connector, Link, LinkError};
+use purlin_wire::memory::MemoryConnector;
 use purlin_wire::node_store::NodeStore;
-use purlin_wire::rpc::{self, Up};
+use purlin_wire::rpc::{self, Down, Up};
 use purlin_wire::testing::TestCa;
 use purlin_wire::tls::{self, Credentials};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Keeper, LEADER_WAIT, MOST_PAUSE, Renewal, Uplink, renew_node_certificate, tell_connector};
+use super::{
+    Keeper, LEADER_WAIT, MOST_PAUSE, Prober, Renewal, Uplink, renew_node_certificate, tell_connector,
+};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
@@ -39,14 +44,27 @@ fn own() -> Topic {
 
 impl Host {
     fn start() -> Self {
+        let host = Self::without_session();
+        tokio::spawn(host.keeper().run());
+        host
+    }
+
+    fn without_session() -> Self {
         let clock = Clock::following_tokio(Clock::system().now());
         let server = Server::start("host", clock.clone());
         let uplink = Uplink::new(clock);
         let mirror = Mirror::new(uplink.session(), own());
-        let host =
-            Self { server, uplink, mirror, stop: CancellationToken::new(), leave: CancellationToken::new() };
-        tokio::spawn(host.keeper().run());
-        host
+        Self { server, uplink, mirror, stop: CancellationToken::new(), leave: CancellationToken::new() }
+    }
+
+    /// With a second server that can be reached.
+    fn between_two() -> (Self, Server) {
+        let host = Self::without_session();
+        let second = Server::start("host", host.uplink.0.clock.clone());
+        let connector = Arc::new(Two(host.server.connector.clone(), second.connector.clone()));
+        tokio::spawn(Keeper { connector, ..host.keeper() }.run());
+        host.mirror.pin(&BTreeSet::from([Topic::Servers]));
+        (host, second)
     }
 
     fn keeper(&self) -> Keeper {
@@ -55,6 +73,7 @@ impl Host {
             connector: self.server.connector.clone(),
             mirror: self.mirror.clone(),
             metrics: Metrics::new(Vec::new()),
+            prober: Prober::default(),
             version: "0.1.0".into(),
             stop: self.stop.clone(),
             leave: self.leave.clone(),
@@ -69,6 +88,22 @@ impl Host {
         let request = RequestId(uuid::Uuid::new_v4());
         rpc::Write { request, uid: None, command: Command::AnnounceNode(node("host", "10.0.0.1")) }
     }
+}
+
+/// The first server, and another one.
+#[derive(Debug)]
+struct Two(Arc<MemoryConnector>, Arc<MemoryConnector>);
+
+impl Connector for Two {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
+        self.0.connect()
+    }
+
+    fn elsewhere<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Arc<dyn Link>, LinkError>> {
+        self.1.connect()
+    }
+
+    fn learn(&self, _: Vec<String>) {}
 }
 
 fn record(address: &str) -> Record {
@@ -173,6 +208,52 @@ async fn a_silent_server_is_given_up_after_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_is_sent_away_goes_on_at_another_server_without_a_break() {
+    let (host, second) = Host::between_two();
+    host.server.until(|state| !state.followed().is_empty()).await;
+    host.server.state().say(Down::Move);
+    second.until(|state| !state.followed().is_empty()).await;
+    let revision = second.set(Topic::Servers, "a", record("10.0.0.1:8300"));
+    host.mirror.visible(revision, MINUTE).await;
+    assert!(host.mirror.peek(&Topic::Servers).is_some_and(|known| known.records.len() == 1));
+    let session = host.uplink.session().borrow().clone();
+    assert_eq!((session.phase, session.sessions), (Phase::Connected, 1), "it was never offline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_no_other_server_takes_stays_where_it_is() {
+    let (host, second) = Host::between_two();
+    host.server.until(|state| !state.followed().is_empty()).await;
+    second.state().busy = Some(MINUTE);
+    host.server.state().say(Down::Move);
+    second.until(|state| state.busy.is_none()).await;
+    let revision = host.server.set(Topic::Servers, "a", record("10.0.0.1:8300"));
+    assert!(host.mirror.visible(revision, MINUTE).await);
+    assert!(second.state().followed().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_falls_silent_is_left_for_another_before_it_is_given_up() {
+    let (host, second) = Host::between_two();
+    host.phase(Phase::Connected).await;
+    let start = Instant::now();
+    host.server.connector.delay(Duration::from_secs(3600));
+    second.until(|state| !state.followed().is_empty()).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(host.uplink.session().borrow().is_connected());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_is_left_alone_for_as_long_as_it_says() {
+    let host = Host::without_session();
+    host.server.state().busy = Some(MINUTE / 6);
+    let start = Instant::now();
+    tokio::spawn(host.keeper().run());
+    host.phase(Phase::Connected).await;
+    assert!(start.elapsed() >= MINUTE / 6, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn leaving_says_goodbye() {
     let host = Host::start();
     host.phase(Phase::Connected).await;
@@ -234,6 +315,7 @@ impl Member {
             store: store.clone(),
             clock: host.uplink.0.clock.clone(),
             metrics: Metrics::new(Vec::new()),
+            door: Arc::new(crate::join::QuicDoor),
             stop: host.stop.clone(),
         };
         tokio::spawn(renew_node_certificate(renewal));

@@ -115,6 +115,8 @@ impl Host {
             roots: Vec::new(),
             default_intention: Action::Deny,
             leaf_ttl_ms: 1000,
+            distrust: Default::default(),
+            ca: None,
         };
         let mut host = Self {
             node: node("here", "10.0.0.1"),

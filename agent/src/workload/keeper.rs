@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use purlin_model::topic::Topic;
+use purlin_model::topic::{Distrust, MeshInfo, Topic};
 use purlin_model::view::Credential;
 use purlin_model::{Fault, Millis, ServiceKey};
 use purlin_wire::{rpc, tls};
@@ -33,6 +33,8 @@ const AT_ONCE: usize = 8;
 const LOOK: Duration = Duration::from_secs(30);
 /// Less than this without a server is worth a warning.
 const THIN: Duration = Duration::from_secs(24 * 3600);
+/// Before a certificate that came and is outdated already is asked for again.
+const OUTDATED_AGAIN: Duration = Duration::from_secs(2);
 const VERSION: u16 = 1;
 
 /// What the task needs.
@@ -93,10 +95,13 @@ impl Keeper {
         let mut local = self.workloads.0.registry.watch();
         let mut rounds = self.sync.rounds();
         let mut session = self.uplink.session();
+        let mut topics = self.mirror.changes();
+        let mut trusted = None;
         let mut signings = FuturesUnordered::new();
         let mut thin = false;
         loop {
             let definitions = local.borrow_and_update().definitions;
+            self.replace_outdated(&mut trusted);
             if self.drop_unwanted() {
                 self.save().await;
             }
@@ -109,6 +114,7 @@ impl Keeper {
                 open = changed_since(&mut local, definitions) => if !open { return },
                 () = rounds.next() => self.try_sooner(),
                 _ = session.changed() => self.try_now_if_connected(),
+                () = self.other_trust(&mut topics, &trusted) => {}
                 Some(signing) = signings.next() => self.finish(signing).await,
                 () = sleep_until(self.next_look()) => {}
             }
@@ -146,6 +152,36 @@ impl Keeper {
             service.clone()
         })
         .collect()
+    }
+
+    /// Resolves when the mesh trusts others than it did.
+    async fn other_trust(&self, topics: &mut watch::Receiver<u64>, known: &Option<Trusted>) {
+        loop {
+            if topics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if mesh_of(&self.mirror).is_some_and(|mesh| known.as_ref() != Some(&Trusted::of(&mesh))) {
+                return;
+            }
+        }
+    }
+
+    /// Certificates of an authority that is soon trusted no more, or of a root that signs no more, get replaced; hosts
+    /// spread that over the time that the servers need.
+    fn replace_outdated(&self, known: &mut Option<Trusted>) {
+        let Some(mesh) = mesh_of(&self.mirror) else { return };
+        let now = Trusted::of(&mesh);
+        if known.replace(now.clone()).as_ref() == Some(&now) {
+            return;
+        }
+        let spread = Duration::from_millis(mesh.distrust.spread_ms);
+        for (service, slot) in self.workloads.lock().iter_mut() {
+            let leaf = slot.leaf.borrow().clone();
+            if leaf.is_some_and(|leaf| is_outdated(&leaf.credential.chain, &mesh)) {
+                debug!(service = %service, "certificate is of an authority that goes, it is replaced");
+                slot.schedule = Schedule::within(spread, fastrand::f64());
+            }
+        }
     }
 
     fn try_sooner(&self) {
@@ -221,7 +257,12 @@ impl Keeper {
         slot.failure = None;
         slot.issued = now;
         slot.life = life;
-        slot.schedule = Schedule::renewal(now, life, now, fastrand::f64());
+        // A server may sign with the old authority for a moment longer.
+        let again = mesh_of(&self.mirror).is_some_and(|mesh| is_outdated(&credential.chain, &mesh));
+        slot.schedule = match again {
+            true => Schedule::within(OUTDATED_AGAIN, 0.5 + fastrand::f64() / 2.0),
+            false => Schedule::renewal(now, life, now, fastrand::f64()),
+        };
         let version = slot.leaf.borrow().as_ref().map_or(0, |leaf| leaf.version) + 1;
         slot.leaf.send_replace(Some(Leaf { credential: Arc::new(credential), version }));
         drop(slots);
@@ -278,6 +319,25 @@ impl Keeper {
         });
         Stored { leaves: leaves.collect() }
     }
+}
+
+/// Whom a mesh trusts, as far as certificates of this host depend on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trusted {
+    distrust: Distrust,
+    active: Option<String>,
+}
+
+impl Trusted {
+    fn of(mesh: &MeshInfo) -> Self {
+        let active = mesh.active_root().map(|root| root.id.clone());
+        Self { distrust: mesh.distrust.clone(), active }
+    }
+}
+
+fn is_outdated(chain: &[Vec<u8>], mesh: &MeshInfo) -> bool {
+    tls::is_distrusted(chain, &mesh.distrust)
+        || mesh.active_root().is_some_and(|root| !tls::is_below(chain, &root.pem))
 }
 
 /// Resolves when services or definitions of checks changed; false when the registry is gone.

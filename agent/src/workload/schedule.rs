@@ -25,6 +25,11 @@ impl Schedule {
         Self { at: Instant::now(), at_wall: None, failures: 0 }
     }
 
+    /// At any moment within `span`, of which `share` says which.
+    pub(super) fn within(span: Duration, share: f64) -> Self {
+        Self { at: Instant::now() + span.mul_f64(share.clamp(0.0, 1.0)), at_wall: None, failures: 0 }
+    }
+
     /// For a certificate that came at `issued` and is good for `life` since: at between 50 and 70 % of it. `share`, from
     /// 0 to 1, says where between.
     pub(super) fn renewal(issued: Millis, life: Duration, now: Millis, share: f64) -> Self {

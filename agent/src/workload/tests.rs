@@ -52,6 +52,7 @@ impl Host {
             connector: server.connector.clone(),
             mirror: mirror.clone(),
             metrics: metrics.clone(),
+            prober: uplink::Prober::default(),
             version: "0.1.0".into(),
             stop: stop.clone(),
             leave: CancellationToken::new(),

@@ -100,7 +100,7 @@ async fn attempt(departure: &Departure, route: &Route, backend: &Rc<Backend>, wi
         };
     }
     let mut tunnel = match dial::peer(&departure.worker, route, backend, ALPN_TCP, within).await {
-        Ok(tunnel) => Stream::from(tunnel),
+        Ok(tunnel) => tunnel,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
     backend.succeeded(started.elapsed());

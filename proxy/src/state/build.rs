@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 
 use purlin_model::view::{Listener, LocalInstance, Part, PartKey, Settings, Target, View};
 use purlin_model::{InstanceId, Millis, ServiceKey};
-use purlin_wire::tls;
+use purlin_wire::tls::{self, Anchors};
 
 use super::credential::Trust;
 use super::{Changes, Destination, LocalIdentity, Name, State};
@@ -53,7 +53,9 @@ impl Builder {
         let changed = self.merge(update);
         let mut changes = Changes::default();
         let mut problems = Vec::new();
+        let before = self.state.revoked.clone();
         let trust_changed = changed.contains(&PartKey::Settings) && self.take_settings(&mut problems);
+        changes.revoked = self.state.revoked != before;
         let mut credentials: BTreeSet<ServiceKey> = BTreeSet::new();
         for key in &changed {
             match key {
@@ -121,7 +123,9 @@ impl Builder {
     fn take_settings(&mut self, problems: &mut Vec<String>) -> bool {
         let new = self.view.settings().cloned();
         let old = self.state.settings.take();
-        let same = |a: &Settings, b: &Settings| a.roots == b.roots && a.trust_domain == b.trust_domain;
+        let same = |a: &Settings, b: &Settings| {
+            a.roots == b.roots && a.trust_domain == b.trust_domain && a.revoked == b.revoked
+        };
         let trust_changed = match (&old, &new) {
             (Some(old), Some(new)) => !same(old, new),
             (None, None) => false,
@@ -133,9 +137,12 @@ impl Builder {
                 let store = tls::root_store(&roots)
                     .map_err(|error| problems.push(format!("roots of {}: {error}", settings.trust_domain)))
                     .ok()?;
-                Some(Trust { domain: settings.trust_domain.clone(), store })
+                let revoked = settings.revoked.iter().filter_map(|text| tls::fingerprint_of_hex(text));
+                self.state.revoked = Arc::new(revoked.collect());
+                let anchors = Anchors::new(store, self.state.revoked.clone());
+                Some(Trust { domain: settings.trust_domain.clone(), anchors })
             });
-            self.state.roots = self.trust.as_ref().map(|trust| trust.store.clone());
+            self.state.anchors = self.trust.as_ref().map(|trust| trust.anchors.clone());
         }
         self.state.settings = new.map(Arc::new);
         trust_changed

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use purlin_model::Millis;
 use purlin_model::identity::Identity;
 use purlin_model::view::Credential;
-use purlin_wire::tls::{self, Credentials, Presence, TlsError};
+use purlin_wire::tls::{self, Anchors, Credentials, Presence, TlsError};
 use rustls::client::Resumption;
 use rustls::server::ServerSessionMemoryCache;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::tunnel::{ALPN_H1, ALPN_H2, ALPN_TCP, ALPN_UPGRADE};
 
@@ -31,7 +31,7 @@ impl LocalIdentity {
     pub(super) fn new(credential: &Credential, roots: &[Vec<u8>], trust: &Trust) -> Result<Self, TlsError> {
         let credentials = Credentials::from_der(credential.chain.clone(), &credential.key, roots.to_vec())?;
         let check = tls::service_of(trust.domain.clone());
-        let verifier = tls::client_verifier(trust.store.clone(), Presence::Required, check)?;
+        let verifier = tls::client_verifier(trust.anchors.clone(), Presence::Required, check)?;
         let mut server =
             tls::server_config(&credentials, verifier, &[ALPN_TCP, ALPN_H1, ALPN_H2, ALPN_UPGRADE])?;
         // A resumed session shows the certificate of the first one: the inbound side looks at it again each time.
@@ -39,7 +39,7 @@ impl LocalIdentity {
         server.send_tls13_tickets = 1;
         Ok(Self {
             uri: credentials.identity().to_string(),
-            hash: hex(&credentials.fingerprint()),
+            hash: tls::hex(&credentials.fingerprint()),
             not_after: credentials.not_after(),
             server: Arc::new(server),
             credentials,
@@ -48,12 +48,8 @@ impl LocalIdentity {
 
     /// For connections to one peer service; sessions are remembered within one configuration only, so never across
     /// identities.
-    pub(crate) fn client(
-        &self,
-        roots: &Arc<RootCertStore>,
-        peer: Identity,
-    ) -> Result<ClientConfig, TlsError> {
-        let verifier = tls::server_verifier(roots.clone(), tls::exactly(peer));
+    pub(crate) fn client(&self, anchors: &Anchors, peer: Identity) -> Result<ClientConfig, TlsError> {
+        let verifier = tls::server_verifier(anchors.clone(), tls::exactly(peer));
         let mut config = tls::client_config(&self.credentials, verifier, &[])?;
         config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
         Ok(config)
@@ -63,13 +59,5 @@ impl LocalIdentity {
 /// Whom a mesh trusts.
 pub(super) struct Trust {
     pub(super) domain: purlin_model::identity::TrustDomain,
-    pub(super) store: Arc<RootCertStore>,
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    pub(super) anchors: Anchors,
 }

@@ -19,6 +19,7 @@ fn settings(ca: &TestCa, roots: Vec<Vec<u8>>) -> (PartKey, Part) {
         trust_domain: ca.trust_domain.clone(),
         inbound: vec![],
         roots,
+        revoked: Default::default(),
         detection_timeout_ms: 100,
         locality: None,
     };
@@ -135,7 +136,7 @@ fn other_roots_make_all_certificates_anew() {
     assert!(!Arc::ptr_eq(&before, &builder.state().identities[&key("web")]));
     let (_, problems) = builder.apply(set([settings(&ca, vec![])]));
     assert!(problems[0].contains("no root certificate"), "{problems:?}");
-    assert!(builder.state().identities.is_empty() && builder.state().roots.is_none());
+    assert!(builder.state().identities.is_empty() && builder.state().anchors.is_none());
 }
 
 #[test]

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use purlin_model::service::Protocol;
-use purlin_model::view::PartKey;
+use purlin_model::view::{Part, PartKey};
 use purlin_wire::local::ToProxy;
+use purlin_wire::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::apps::{
     client1, client2, echo_app, full, get, http1_app, mirror, named_app, read_all, request, request2, text,
 };
-use crate::kit::{Agent, Host, Pair, metric, within};
+use crate::kit::{Agent, Host, Pair, key, metric, within};
 
 fn certificate(body: &str) -> String {
     let line = body.lines().find(|line| line.starts_with("x-forwarded-client-cert")).unwrap();
@@ -81,6 +82,56 @@ async fn a_renewed_certificate_cuts_no_connection() {
         pair.web.apply().await;
         pair.api.credential(&pair.ca, "api");
         pair.api.apply().await;
+    }
+}
+
+/// The leaf of a service as a view has it, by SHA-256.
+fn leaf_of(host: &mut Host, service: &str) -> String {
+    match host.part(&PartKey::Credential(key(service))) {
+        Part::Credential(credential) => tls::hex(&tls::fingerprint(&credential.chain[0])),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn revoke(host: &mut Host, sha256: &str) {
+    match host.part(&PartKey::Settings) {
+        Part::Settings(settings) => settings.revoked.insert(sha256.to_owned()),
+        other => panic!("{other:?}"),
+    };
+}
+
+#[tokio::test]
+async fn what_rests_on_a_revoked_certificate_is_cut_on_either_side_and_a_new_one_goes_on() {
+    for at_client in [false, true] {
+        let app = echo_app().await;
+        let mut pair = Pair::new(app.address, Some(Protocol::Tcp)).await;
+        let mut client = TcpStream::connect(pair.upstream).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        let (sha256, judge) = match at_client {
+            true => (leaf_of(&mut pair.api, "api"), &mut pair.web),
+            false => (leaf_of(&mut pair.web, "web"), &mut pair.api),
+        };
+        revoke(judge, &sha256);
+        judge.apply().await;
+        let cut = within(client.read(&mut [0])).await;
+        assert!(matches!(cut, Ok(0) | Err(_)), "at_client {at_client}: {cut:?}");
+        let mut again = TcpStream::connect(pair.upstream).await.unwrap();
+        assert_eq!(within(read_all(&mut again)).await.unwrap_or_default(), b"", "at_client {at_client}");
+
+        let renewed = if at_client { &mut pair.api } else { &mut pair.web };
+        renewed.credential(&pair.ca, if at_client { "api" } else { "web" });
+        renewed.apply().await;
+        let served = async {
+            loop {
+                let mut again = TcpStream::connect(pair.upstream).await.unwrap();
+                let _ = again.write_all(b"y").await;
+                if again.read_exact(&mut [0]).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        within(served).await;
     }
 }
 

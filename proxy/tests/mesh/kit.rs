@@ -122,6 +122,7 @@ impl Host {
             trust_domain: ca.trust_domain.clone(),
             inbound: vec![inbound],
             roots: vec![ca.root_der()],
+            revoked: Default::default(),
             detection_timeout_ms: 100,
             locality: None,
         };

@@ -12,8 +12,6 @@ use rustls_pki_types::pem::PemObject;
 
 use super::{CaError, certify};
 
-const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-
 pub(crate) struct Intermediate {
     certificate: Vec<u8>,
     validity: Validity,
@@ -34,11 +32,12 @@ impl Intermediate {
         domain: &TrustDomain,
         node: &NodeName,
         now: Millis,
+        life: Duration,
     ) -> Result<Self, CaError> {
         let root_der = CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|_| CaError::Pem)?;
         let root = Issuer::from_ca_cert_der(&root_der, KeyPair::try_from(root_key)?)?;
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let not_after = now.plus(LIFE).min(tls::validity(&root_der)?.not_after);
+        let not_after = now.plus(life).min(tls::validity(&root_der)?.not_after);
         let name = format!("Purlin Intermediate CA {node}");
         let mut params = certify::base(&name, &format!("spiffe://{domain}"), now, not_after)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -69,16 +68,13 @@ impl Intermediate {
         &self.issuer
     }
 
-    /// Whether a root of this mesh certified it, which one of a data directory that was used before would not be.
-    pub(crate) fn is_of(&self, mesh: &MeshInfo) -> bool {
-        mesh.roots.iter().any(|root| self.is_signed_by(&root.pem).unwrap_or(false))
-    }
-
-    fn is_signed_by(&self, root_pem: &str) -> Option<bool> {
-        let root = CertificateDer::from_pem_slice(root_pem.as_bytes()).ok()?;
-        let (_, root) = x509_parser::parse_x509_certificate(&root).ok()?;
-        let (_, own) = x509_parser::parse_x509_certificate(&self.certificate).ok()?;
-        Some(own.verify_signature(Some(root.public_key())).is_ok())
+    /// Whether the active root certified it, which one of a data directory that was used before would not be, and
+    /// nobody revoked it.
+    pub(crate) fn is_current(&self, mesh: &MeshInfo) -> bool {
+        let root = mesh.active_root().map(|root| CertificateDer::from_pem_slice(root.pem.as_bytes()));
+        let Some(Ok(root)) = root else { return false };
+        tls::is_signed_by(&self.certificate, &root)
+            && !mesh.distrust.names(&tls::hex(&tls::fingerprint(&self.certificate)))
     }
 
     /// For the log of the mesh.

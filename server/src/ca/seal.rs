@@ -16,6 +16,27 @@ pub(crate) struct SealingKey {
     private: HpkePrivateKey,
 }
 
+/// Seals the key of a root (by its id; empty: the one that founded the mesh) to a server's sealing key, for a mesh
+/// whose name is bound to it.
+pub(crate) fn seal(
+    recipient: &[u8],
+    node: &NodeName,
+    domain: &TrustDomain,
+    root: &str,
+    secret: &[u8],
+) -> Result<SealedKey, CaError> {
+    let (encapsulated, ciphertext) = HPKE
+        .seal(PURPOSE, domain.0.as_bytes(), secret, &HpkePublicKey(recipient.to_vec()))
+        .map_err(CaError::Seal)?;
+    Ok(SealedKey {
+        node: node.clone(),
+        recipient: recipient.to_vec(),
+        encapsulated: encapsulated.0,
+        ciphertext,
+        root: root.to_owned(),
+    })
+}
+
 impl SealingKey {
     pub(super) fn generate() -> Result<Self, CaError> {
         let (public, private) = HPKE.generate_key_pair().map_err(CaError::Seal)?;
@@ -33,19 +54,6 @@ impl SealingKey {
     /// The half by which others seal to us.
     pub(crate) fn public(&self) -> &[u8] {
         &self.public
-    }
-
-    /// Seals to ourselves, for a mesh whose name is bound to it.
-    pub(crate) fn seal(
-        &self,
-        node: &NodeName,
-        domain: &TrustDomain,
-        secret: &[u8],
-    ) -> Result<SealedKey, CaError> {
-        let recipient = HpkePublicKey(self.public.clone());
-        let (encapsulated, ciphertext) =
-            HPKE.seal(PURPOSE, domain.0.as_bytes(), secret, &recipient).map_err(CaError::Seal)?;
-        Ok(SealedKey { node: node.clone(), recipient: recipient.0, encapsulated: encapsulated.0, ciphertext })
     }
 
     pub(crate) fn open(&self, sealed: &SealedKey, domain: &TrustDomain) -> Result<Vec<u8>, CaError> {

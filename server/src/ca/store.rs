@@ -1,6 +1,7 @@
 //! What lies in `data_dir/ca`: the sealing key and this server's intermediate, each in one file of mode 0600.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use purlin_model::command::SealedKey;
 use purlin_model::topic::MeshInfo;
@@ -55,14 +56,19 @@ impl CaStore {
         &self.sealing
     }
 
-    /// This server's intermediate, if it has one that is of this mesh and not half over.
+    /// This server's intermediate, if it has one that is of this mesh's active root and not half over.
     pub(crate) fn intermediate(&self, mesh: &MeshInfo, now: Millis) -> Result<Option<Intermediate>, CaError> {
         let Some(stored) = load::<StoredIntermediate>(&self.directory.join(INTERMEDIATE))? else {
             return Ok(None);
         };
         let intermediate = Intermediate::load(stored.certificate, &stored.key)?;
-        let usable = intermediate.is_of(mesh) && !intermediate.renewal_due(now);
+        let usable = intermediate.is_current(mesh) && !intermediate.renewal_due(now);
         Ok(usable.then_some(intermediate))
+    }
+
+    /// The active root's key in the open, which whoever asks must forget at once.
+    pub(crate) fn open_root_key(&self, mesh: &MeshInfo, sealed: &SealedKey) -> Result<Vec<u8>, CaError> {
+        self.sealing.open(sealed, &mesh.trust_domain)
     }
 
     /// A new intermediate, signed by the root and kept here. The root key is in the open only within this function.
@@ -73,9 +79,10 @@ impl CaStore {
         node: &NodeName,
         now: Millis,
     ) -> Result<Intermediate, CaError> {
-        let root = mesh.roots.iter().find(|root| root.active).ok_or(CaError::Pem)?;
+        let root = mesh.active_root().ok_or(CaError::Pem)?;
         let root_key = self.sealing.open(sealed, &mesh.trust_domain)?;
-        let intermediate = Intermediate::create(&root.pem, &root_key, &mesh.trust_domain, node, now)?;
+        let life = Duration::from_millis(mesh.ca_config().intermediate_ttl_ms);
+        let intermediate = Intermediate::create(&root.pem, &root_key, &mesh.trust_domain, node, now, life)?;
         let stored =
             StoredIntermediate { certificate: intermediate.certificate().to_vec(), key: intermediate.key() };
         save(&self.directory.join(INTERMEDIATE), &stored)?;

@@ -25,6 +25,8 @@ fn mesh(root: &NewRoot) -> MeshInfo {
         roots: vec![root.certificate.clone()],
         default_intention: Action::Deny,
         leaf_ttl_ms: 1,
+        distrust: Default::default(),
+        ca: None,
     }
 }
 
@@ -41,7 +43,7 @@ fn a_root_lasts_ten_years_and_has_the_id_that_consul_would_give_it() {
 #[test]
 fn only_the_recipient_and_only_that_mesh_open_what_is_sealed() {
     let key = SealingKey::generate().unwrap();
-    let sealed = key.seal(&node(), &domain(), b"secret").unwrap();
+    let sealed = seal(key.public(), &node(), &domain(), "", b"secret").unwrap();
     assert_eq!(key.open(&sealed, &domain()).unwrap(), b"secret");
     assert_ne!(sealed.ciphertext, b"secret");
     assert!(key.open(&sealed, &TrustDomain("other.mesh.internal".into())).is_err());
@@ -56,7 +58,7 @@ fn the_intermediate_is_kept_until_half_of_its_life_or_another_mesh() {
     let directory = tempfile::tempdir().unwrap();
     let root = NewRoot::create(&domain(), NOW).unwrap();
     let store = CaStore::open(directory.path()).unwrap();
-    let sealed = store.sealing().seal(&node(), &domain(), &root.key).unwrap();
+    let sealed = seal(store.sealing().public(), &node(), &domain(), "", &root.key).unwrap();
     assert!(store.intermediate(&mesh(&root), NOW).unwrap().is_none());
     let made = store.renew_intermediate(&mesh(&root), &sealed, &node(), NOW).unwrap();
     assert_eq!(made.not_after(), NOW.plus(YEAR));
@@ -76,7 +78,7 @@ fn keys_on_disk_are_for_the_owner_alone_and_the_root_key_is_not_among_them() {
     let directory = tempfile::tempdir().unwrap();
     let root = NewRoot::create(&domain(), NOW).unwrap();
     let store = CaStore::open(directory.path()).unwrap();
-    let sealed = store.sealing().seal(&node(), &domain(), &root.key).unwrap();
+    let sealed = seal(store.sealing().public(), &node(), &domain(), "", &root.key).unwrap();
     store.renew_intermediate(&mesh(&root), &sealed, &node(), NOW).unwrap();
     let mut files = 0;
     for entry in std::fs::read_dir(directory.path().join("ca")).unwrap() {

@@ -65,6 +65,12 @@ impl Frames {
         Ok(frames)
     }
 
+    /// The whole topic, if it was encoded already.
+    pub(crate) fn ready(&self, state: &State, topic: &Topic) -> Option<Arc<Vec<Bytes>>> {
+        let key = Key { topic: topic.clone(), revision: state.revision(topic), keys: None };
+        self.lock().frames.get(&key).cloned()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -106,7 +106,39 @@ fn who_comes_back_is_told_what_it_missed_or_all_when_that_is_not_known() {
     assert_eq!(resume(11), [(false, 0)], "an empty delta says that nothing was missed");
     assert_eq!(resume(10), [(false, 1)]);
     assert_eq!(resume(5), [(true, 2)]);
-    assert_eq!(resume(12), [(true, 2)], "a revision that is not ours is no base");
+    assert_eq!(resume(12), [], "it is ahead of us, and must not go back in time");
+}
+
+#[test]
+fn who_comes_from_another_server_resumes_there_and_one_that_is_behind_catches_up_first() {
+    let (mut first, mut second) = (World::new(), World::new());
+    for world in [&mut first, &mut second] {
+        world.register("a", "1");
+        world.register("b", "1");
+    }
+    let subscription = first.hub.subscribe(None);
+    subscription.follow(Topic::Nodes, Revision(0)).unwrap();
+    first.register("c", "1");
+    let have = first.flush(&subscription)[0].revision;
+    assert_eq!(have, Revision(12));
+    first.register("d", "1");
+
+    // The second server is one change behind what the follower has.
+    let ahead = second.hub.subscribe(None);
+    ahead.follow(Topic::Nodes, have).unwrap();
+    let impatient = second.hub.subscribe(None);
+    impatient.follow(Topic::Nodes, have).unwrap();
+    let gone = second.hub.subscribe(None);
+    gone.follow(Topic::Nodes, have).unwrap();
+    drop(gone);
+    assert_eq!(shape(&second.flush(&ahead)), []);
+    impatient.wait_no_more();
+    assert_eq!(shape(&second.flush(&impatient)), [(11, true, vec!["a", "b"], vec![])]);
+    second.register("c", "1");
+    assert_eq!(shape(&second.flush(&ahead)), [(12, false, vec![], vec![])]);
+    second.register("d", "1");
+    assert_eq!(shape(&second.flush(&ahead)), [(13, false, vec!["d"], vec![])]);
+    assert!(second.hub.lock().ahead.is_empty());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     interval: Duration,
     burst: Duration,
     /// When the bucket would be empty if nobody took more; in the past: it has something in it.
@@ -12,13 +12,13 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    pub(super) fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         let burst = Duration::from_secs(1);
         Self { interval: burst / per_second.max(1), burst, empty_at: Mutex::new(None) }
     }
 
     /// Takes a place and says how long to wait for it; `None`: longer than `patience`, and nothing was taken.
-    pub(super) fn reserve(&self, now: Instant, patience: Duration) -> Option<Duration> {
+    pub(crate) fn reserve(&self, now: Instant, patience: Duration) -> Option<Duration> {
         let mut empty_at = self.empty_at.lock().unwrap_or_else(PoisonError::into_inner);
         let next = empty_at.map_or(now, |at| at.max(now)) + self.interval;
         let wait = next.saturating_duration_since(now).saturating_sub(self.burst);

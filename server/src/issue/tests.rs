@@ -11,6 +11,8 @@ use crate::ca::{Intermediate, NewRoot};
 
 const NOW: Millis = Millis(1_700_000_000_000);
 
+const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 fn domain() -> TrustDomain {
     TrustDomain("11111111-2222-3333-4444-555555555555.mesh.internal".into())
 }
@@ -22,7 +24,8 @@ fn web() -> Identity {
 fn issuer() -> (Issuer, NewRoot) {
     let root = NewRoot::create(&domain(), NOW).unwrap();
     let node = NodeName::new("s1").unwrap();
-    let intermediate = Intermediate::create(&root.certificate.pem, &root.key, &domain(), &node, NOW).unwrap();
+    let intermediate =
+        Intermediate::create(&root.certificate.pem, &root.key, &domain(), &node, NOW, LIFE).unwrap();
     (Issuer::new(Some(intermediate)), root)
 }
 

@@ -23,7 +23,7 @@ fn server(name: &str) -> Peer {
     let (datacenter, node) = (Datacenter::default(), NodeName::new(name).unwrap());
     let subject = Subject::Server { datacenter, node };
     let identity = Identity { trust_domain: TrustDomain("u.mesh.internal".into()), subject };
-    Peer::Member { identity, certificate: [1; 32] }
+    Peer::Member { identity, certificate: [1; 32], issuer: None }
 }
 
 impl Dial for Dialer {

@@ -136,6 +136,14 @@ pub(crate) struct SnapshotHead {
     pub members: Members,
 }
 
+impl SnapshotHead {
+    /// Of a state that leaves its cluster: who its members were is of no use elsewhere.
+    pub(crate) fn of(last: Option<LogId>) -> Self {
+        let members = Members { configs: Vec::new(), nodes: BTreeMap::new() };
+        Self { last: last.map(Position::from), members_at: None, members }
+    }
+}
+
 impl From<&super::types::SnapshotMeta> for SnapshotHead {
     fn from(meta: &super::types::SnapshotMeta) -> Self {
         Self {

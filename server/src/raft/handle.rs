@@ -4,9 +4,11 @@
 
 mod leadership;
 mod members;
+mod space;
 mod start;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,15 +22,17 @@ use purlin_model::{Fault, FaultCode, Revision, limit};
 use purlin_wire::rpc::Consistency;
 use tokio::sync::{Mutex, Semaphore, watch};
 
-use super::codec;
+use super::codec::{self, SnapshotHead};
 use super::log::LogGauge;
 use super::machine::{Applied, Machine, Store};
 use super::network::CallKind;
 use super::serve::{self, Incoming};
+use super::snapshot::Export;
 use super::types::{Reply, ServerNode, TypeConfig};
 
 pub use leadership::{Leader, Leadership};
 pub use members::{MEMBERS_MAX, Member};
+pub(crate) use start::open;
 pub use start::{RaftOptions, StartError};
 
 /// How long a write or a read waits for a leader and a majority.
@@ -68,6 +72,8 @@ struct Inner<M: Machine> {
     /// Held while the members of the cluster change.
     changing: Mutex<()>,
     proposals: AtomicU64,
+    /// Where snapshots lie, and what is on its way to become one.
+    snapshots: PathBuf,
 }
 
 /// Figures for operators.
@@ -88,6 +94,12 @@ pub struct Metrics {
     pub proposals: u64,
     /// What proposals on their way take now.
     pub in_flight_bytes: u64,
+    /// The disk is full: no writes are taken.
+    pub full: bool,
+    /// What the log can count on, what is free beside it, and what snapshots take.
+    pub reserve_bytes: u64,
+    pub free_bytes: u64,
+    pub snapshot_bytes: u64,
 }
 
 impl<M: Machine> RaftHandle<M> {
@@ -127,6 +139,7 @@ impl<M: Machine> RaftHandle<M> {
             let text = format!("{name} of {bytes} bytes is over the limit of {} bytes", limit::COMMAND_BYTES);
             return Err(Fault::new(FaultCode::TooLarge, text));
         }
+        self.refuse_when_full()?;
         self.inner.proposals.fetch_add(1, Ordering::Relaxed);
         let proposed = Box::pin(self.propose_until_led(envelope, bytes));
         tokio::time::timeout(LEADER_WAIT, proposed).await.unwrap_or_else(|_| Err(no_leader()))
@@ -169,7 +182,10 @@ impl<M: Machine> RaftHandle<M> {
         loop {
             let mut led = self.leadership();
             match self.inner.raft.ensure_linearizable(policy.clone()).await {
-                Ok(at) => return Ok(Revision(at.index())),
+                // It is applied here by now, so the state knows what it is called.
+                Ok(at) => {
+                    return Ok(self.inner.applied.borrow().state.revision(Revision(at.index())));
+                }
                 Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                     self.led_elsewhere(&to)?
                 }
@@ -210,6 +226,17 @@ impl<M: Machine> RaftHandle<M> {
     /// The newest state; the receiver also tells when there is a newer one.
     pub fn applied(&self) -> watch::Receiver<Arc<Applied<M>>> {
         self.inner.applied.clone()
+    }
+
+    /// The newest state, as what a snapshot of it says of itself.
+    pub(crate) fn export(&self) -> Export<M> {
+        let applied = self.inner.applied.borrow().clone();
+        Export { state: applied.state.clone(), head: SnapshotHead::of(applied.last) }
+    }
+
+    /// Where snapshots lie; a file that ends in `.tmp` there does not outlive a start.
+    pub(crate) fn snapshot_dir(&self) -> &Path {
+        &self.inner.snapshots
     }
 
     /// Who leads, as far as this server knows.
@@ -307,6 +334,10 @@ impl<M: Machine> RaftHandle<M> {
             syncs: self.inner.log.syncs(),
             proposals: self.inner.proposals.load(Ordering::Relaxed),
             in_flight_bytes: (IN_FLIGHT_KIB.saturating_sub(free) as u64) * 1024,
+            full: self.inner.log.is_full(),
+            reserve_bytes: self.inner.log.room(),
+            free_bytes: self.inner.log.free_bytes(),
+            snapshot_bytes: bytes_in(&self.inner.snapshots),
         }
     }
 
@@ -333,6 +364,12 @@ impl<M: Machine> RaftHandle<M> {
         }
     }
 
+    /// As if others had filled the disk.
+    #[cfg(test)]
+    pub(crate) fn deny_space(&self, deny: bool) {
+        self.inner.log.deny_space(deny);
+    }
+
     #[cfg(test)]
     pub(crate) fn raft(&self) -> &Raft<M> {
         &self.inner.raft
@@ -341,6 +378,12 @@ impl<M: Machine> RaftHandle<M> {
 
 fn elsewhere(name: &str, address: &str) -> Fault {
     Fault::unavailable(format!("this server does not lead the cluster, ask {name} at {address}"))
+}
+
+/// Of the files of a directory.
+fn bytes_in(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
 }
 
 fn no_leader() -> Fault {

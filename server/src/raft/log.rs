@@ -6,6 +6,7 @@
 //! 18 values) into a file of its own and never syncs that; `VALUE_BYTES` keeps every leaf below it.
 
 mod mark;
+mod reserve;
 mod store;
 mod tail;
 mod writer;
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use reserve::Reserve;
+pub(crate) use reserve::{Change, free_in};
 pub(crate) use store::{LogGauge, LogOpenError, LogStore};
 
 /// Largest value that `Batch::put` takes.
@@ -71,6 +74,7 @@ pub(crate) struct DurableSled {
     /// sled's data file, opened a second time: fdatasync works on the file, whoever wrote it.
     file: File,
     dir: PathBuf,
+    reserve: Reserve,
     syncs: AtomicU64,
     #[cfg(test)]
     forget_sync: std::sync::atomic::AtomicBool,
@@ -82,12 +86,15 @@ impl DurableSled {
     /// Opens or creates the store in `dir`, and makes the directory itself durable.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         create_private(dir).map_err(|e| explain(dir, "create the directory", &e))?;
+        // The engine needs some space to open, and one that met a full disk while it opened is not to be trusted.
+        reserve::give_back_where_scarce(dir);
         let db = open_unlocked(dir)?;
         let open = |name: &str| File::open(dir.join(name)).map_err(|e| explain(dir, "open", &e));
         let store = Self {
             db,
             file: open("db")?,
             dir: dir.to_owned(),
+            reserve: Reserve::open(&dir.join("db")).map_err(|e| explain(dir, "reserve space for", &e))?,
             syncs: AtomicU64::new(0),
             #[cfg(test)]
             forget_sync: std::sync::atomic::AtomicBool::new(false),
@@ -185,6 +192,11 @@ impl DurableSled {
                 ),
             )),
         }
+    }
+
+    /// The disk space that it can count on.
+    pub(crate) fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 
     pub(crate) fn dir(&self) -> &Path {

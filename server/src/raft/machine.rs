@@ -3,7 +3,7 @@
 //! The state is rebuilt at every start from the newest snapshot and the log behind it. It is published whole after
 //! each batch, before anybody is told the outcome of a command in it, so that who wrote can read what was written.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -28,8 +28,25 @@ pub trait Machine: Clone + Send + Sync + 'static {
     type Touched: Send + 'static;
 
     fn apply(&mut self, revision: Revision, envelope: &Envelope) -> (Outcome, Self::Touched);
+    /// What the position of an entry is called by whoever reads the state; of those that it holds.
+    fn revision(&self, index: Revision) -> Revision {
+        index
+    }
+
     fn encode(&self) -> Vec<u8>;
     fn decode(bytes: &[u8]) -> Result<Self, String>;
+
+    /// As `encode`, without holding all of it in memory. An error is the writer's.
+    fn encode_into(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.encode())
+    }
+
+    /// As `decode`, without holding all of it in memory.
+    fn decode_from(input: &mut dyn Read) -> Result<Self, String> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        Self::decode(&bytes)
+    }
 }
 
 /// The newest state, and how far in the log it is.
@@ -38,6 +55,7 @@ pub struct Applied<M> {
     pub state: Arc<M>,
     /// Of the last entry applied, whether it was a command or one of Raft's own.
     pub revision: Revision,
+    pub(crate) last: Option<LogId>,
 }
 
 /// Who follows the changes. Called from the apply path: it must neither block nor fail.
@@ -84,11 +102,49 @@ impl<M: Machine> Loaded<M> {
     }
 }
 
+/// A state that is brought up to its log without Raft.
+pub(crate) struct Replayed<M> {
+    loaded: Loaded<M>,
+}
+
+impl<M: Machine> From<Loaded<M>> for Replayed<M> {
+    fn from(loaded: Loaded<M>) -> Self {
+        Self { loaded }
+    }
+}
+
+impl<M: Machine> Replayed<M> {
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.loaded.last
+    }
+
+    pub(crate) fn membership(&self) -> &StoredMembership {
+        &self.loaded.membership
+    }
+
+    pub(crate) fn into_state(self) -> M {
+        self.loaded.state
+    }
+
+    pub(crate) fn apply(&mut self, entry: Entry) -> io::Result<()> {
+        match &entry.payload {
+            Payload::Blank => {}
+            Payload::Membership(membership) => {
+                self.loaded.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+            }
+            Payload::Normal(envelope) => {
+                apply_one(&mut self.loaded.state, entry.log_id, envelope)?;
+            }
+        }
+        self.loaded.last = Some(entry.log_id);
+        Ok(())
+    }
+}
+
 impl<M: Machine> Store<M> {
     pub(crate) fn new(loaded: Loaded<M>, snapshots: SnapshotStore, hook: Arc<dyn Hook<M>>) -> Self {
         let (state, last) = (Arc::new(loaded.state), loaded.last);
-        let publish =
-            watch::Sender::new(Arc::new(Applied { state: state.clone(), revision: revision(last) }));
+        let publish = watch::Sender::new(Arc::new(applied(&state, last)));
         Self { state, last, membership: loaded.membership, publish, hook, snapshots }
     }
 
@@ -97,8 +153,7 @@ impl<M: Machine> Store<M> {
     }
 
     fn publish(&self) {
-        let applied = Applied { state: self.state.clone(), revision: revision(self.last) };
-        self.publish.send_replace(Arc::new(applied));
+        self.publish.send_replace(Arc::new(applied(&self.state, self.last)));
     }
 
     /// Applies a batch to a copy, then puts the copy in place: readers see all of it or nothing.
@@ -142,6 +197,10 @@ impl<M: Machine> Store<M> {
     }
 }
 
+fn applied<M: Machine>(state: &Arc<M>, last: Option<LogId>) -> Applied<M> {
+    Applied { state: state.clone(), revision: state.revision(revision(last)), last }
+}
+
 fn revision(last: Option<LogId>) -> Revision {
     Revision(last.map_or(0, |id| id.index))
 }
@@ -178,6 +237,15 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Store<M> {
         Ok(())
     }
 
+    /// None is begun that the disk has no room for. Raft asks again when there is more to keep.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<M>> {
+        if !force && let Err(why) = self.snapshots.may_build() {
+            tracing::warn!(why, "no snapshot is made for now, so the log keeps growing");
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder<M> {
         Builder {
             state: self.state.clone(),
@@ -196,7 +264,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Store<M> {
                     format!("cannot take in the leader's snapshot: {why}"),
                 )
             })?;
-            snapshots.save(&kept, &snapshot)?;
+            snapshots.save(&kept, |out| out.write_all(&snapshot))?;
             Ok(state)
         });
         let state = install.await.map_err(io::Error::other)??;
@@ -229,9 +297,14 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for Builder<M> {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (state, meta, snapshots) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
         let build = tokio::task::spawn_blocking(move || -> io::Result<Snapshot> {
-            let bytes = Bytes::from(state.encode());
-            snapshots.save(&meta, &bytes)?;
-            Ok(Snapshot { meta, snapshot: bytes })
+            if let Err(error) = snapshots.save(&meta, |out| state.encode_into(out)) {
+                // The log still has everything. A snapshot of nothing is older than any, so Raft ignores it.
+                tracing::error!(%error, "a snapshot cannot be written, so the log keeps growing");
+                snapshots.failed();
+                return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: Bytes::new() });
+            }
+            // Raft wants to know what it reaches to; who needs the bytes reads the file.
+            Ok(Snapshot { meta, snapshot: Bytes::new() })
         });
         build.await.map_err(io::Error::other)?
     }

@@ -3,6 +3,7 @@
 //! Bad input is refused in words and changes nothing. An entry that this build cannot take in means that the cluster
 //! speaks a newer form than this server: it must stop before it applies anything, so the caller is told.
 
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
 use super::codec::{self, CodecError, Position, SnapshotHead};
+use super::log::{LogGauge, free_in};
 use super::machine::{Machine, Store};
 use super::message::{Answer, Append, Appended, Candidacy, Piece, Received, Transfer, Transferred, Voted};
 use super::network::CallKind;
@@ -23,6 +25,12 @@ use super::types::{LogId, Snapshot, SnapshotMeta, TypeConfig, Vote};
 
 /// No snapshot that a peer announces may be larger.
 const SNAPSHOT_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Stays free when a snapshot is taken in.
+const SNAPSHOT_SPARE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long a leader may rely on what a server promised: the longest election timeout.
+pub(crate) const LEASE: Duration = Duration::from_millis(600);
 
 type Raft<M> = openraft::Raft<TypeConfig, Store<M>>;
 
@@ -32,13 +40,26 @@ pub(crate) struct Incoming {
     part: Mutex<Option<Part>>,
     /// When a leader was heard that this server follows; before that, when it started.
     heard: std::sync::Mutex<Instant>,
+    began: Instant,
     /// The newest command level that this server takes in.
     level: u16,
+    log: LogGauge,
+    snapshots: PathBuf,
 }
 
 impl Incoming {
-    pub(crate) fn new(level: u16) -> Self {
-        Self { part: Mutex::default(), heard: std::sync::Mutex::new(Instant::now()), level }
+    pub(crate) fn new(level: u16, log: LogGauge, snapshots: PathBuf) -> Self {
+        let began = Instant::now();
+        Self { part: Mutex::default(), heard: std::sync::Mutex::new(began), began, level, log, snapshots }
+    }
+
+    /// A leader may answer reads from its lease as long as this server had promised before it stopped, which it does
+    /// not remember: for so long after its start it helps nobody else to lead.
+    fn may_vote(&self) -> Result<(), Refusal> {
+        if self.began.elapsed() >= LEASE {
+            return Ok(());
+        }
+        Err(Refusal::Refused("this server has just started, and may have promised to follow another".into()))
     }
 
     pub(crate) fn silence(&self) -> Duration {
@@ -47,6 +68,26 @@ impl Incoming {
 
     fn hear(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Entries that the disk has no room for are refused; the leader sends them again.
+    fn refuse_when_exhausted(&self) -> Result<(), Refusal> {
+        if self.log.is_exhausted() {
+            return Err(Refusal::Refused("the storage of this server is full".into()));
+        }
+        Ok(())
+    }
+
+    /// Nor is a snapshot begun that would not fit beside what is here.
+    fn has_room_for(&self, bytes: u64) -> Result<(), Refusal> {
+        match free_in(&self.snapshots) {
+            Ok(free) if free < bytes.saturating_add(SNAPSHOT_SPARE_BYTES) => {
+                let text =
+                    format!("a snapshot of {bytes} bytes does not fit on the disk, where {free} are free");
+                Err(Refusal::Refused(text))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -92,8 +133,8 @@ pub(crate) async fn serve<M: Machine>(
 ) -> (Bytes, Option<String>) {
     let answered = match kind {
         CallKind::Append => append(raft, incoming, body).await,
-        CallKind::Vote => vote(raft, body).await,
-        CallKind::PreVote => pre_vote(raft, body).await,
+        CallKind::Vote => vote(raft, incoming, body).await,
+        CallKind::PreVote => pre_vote(raft, incoming, body).await,
         CallKind::Snapshot => snapshot(raft, incoming, body).await,
         CallKind::TransferLeader => transfer(raft, body).await,
     };
@@ -118,6 +159,9 @@ fn answer<T: Serialize>(value: T) -> Result<Bytes, Refusal> {
 
 async fn append<M: Machine>(raft: &Raft<M>, incoming: &Incoming, body: &[u8]) -> Result<Bytes, Refusal> {
     let ask: Append = asked(body)?;
+    if !ask.entries.is_empty() {
+        incoming.refuse_when_exhausted()?;
+    }
     let mut entries = Vec::with_capacity(ask.entries.len());
     for bytes in &ask.entries {
         entries.push(codec::read_entry_up_to(incoming.level, bytes).map_err(|error| match error {
@@ -160,16 +204,21 @@ fn voted(response: VoteResponse<TypeConfig>) -> Result<Bytes, Refusal> {
     })
 }
 
-async fn vote<M: Machine>(raft: &Raft<M>, body: &[u8]) -> Result<Bytes, Refusal> {
+async fn vote<M: Machine>(raft: &Raft<M>, incoming: &Incoming, body: &[u8]) -> Result<Bytes, Refusal> {
+    incoming.may_vote()?;
     voted(raft.vote(candidacy(body)?).await.map_err(|error| Refusal::of(&error))?)
 }
 
-async fn pre_vote<M: Machine>(raft: &Raft<M>, body: &[u8]) -> Result<Bytes, Refusal> {
+async fn pre_vote<M: Machine>(raft: &Raft<M>, incoming: &Incoming, body: &[u8]) -> Result<Bytes, Refusal> {
+    incoming.may_vote()?;
     voted(raft.pre_vote(candidacy(body)?).await.map_err(|error| Refusal::of(&error))?)
 }
 
 async fn snapshot<M: Machine>(raft: &Raft<M>, incoming: &Incoming, body: &[u8]) -> Result<Bytes, Refusal> {
     let piece: Piece = asked(body)?;
+    if piece.offset == 0 {
+        incoming.has_room_for(piece.total)?;
+    }
     let mut slot = incoming.part.lock().await;
     let received = match receive(&mut slot, piece)? {
         Ok(next) => return answer(Received::Next(next)),

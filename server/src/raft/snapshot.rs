@@ -1,24 +1,32 @@
 //! Snapshots as files: the state at one position of the log, whole and checked, or not there at all.
 //!
 //! A file is written under a temporary name, synced, renamed, and its directory synced. The last two are kept, so
-//! that a damaged one can be passed over as long as the log reaches back to the one before. Layout, little endian:
-//! `PURLSNAP`, version (1 byte), length of the head (4), head, length of the state (8), state, CRC32 of all before.
+//! that a damaged one can be passed over as long as the log reaches back to the one before. What `purlin snapshot save`
+//! writes is the same kind of file, with nothing in its head of who the members were.
+
+mod image;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::codec::{self, SnapshotHead};
+use super::log::free_in;
+use super::machine::Machine;
 use super::types::{Snapshot, SnapshotMeta};
+use image::{Refused, VERSION};
 
-const MAGIC: &[u8; 8] = b"PURLSNAP";
-const VERSION: u8 = 1;
-const HEAD_BYTES: usize = 1024 * 1024;
 /// Snapshots kept.
 const KEEP: usize = 2;
+/// Should stay free beside a new one.
+const SPARE_BYTES: u64 = 4 * 1024 * 1024;
+/// After one that could not be written.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// Why a snapshot file cannot be used. Each names the file.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +57,8 @@ impl From<SnapshotError> for io::Error {
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotStore {
     dir: PathBuf,
+    /// When one could not be written.
+    failed: Arc<Mutex<Option<Instant>>>,
 }
 
 impl SnapshotStore {
@@ -57,7 +67,7 @@ impl SnapshotStore {
         fs::create_dir_all(dir).map_err(fail("create the directory of"))?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
             .map_err(fail("protect the directory of"))?;
-        let store = Self { dir: dir.to_owned() };
+        let store = Self { dir: dir.to_owned(), failed: Arc::default() };
         for entry in fs::read_dir(dir).map_err(fail("list"))? {
             let path = entry.map_err(fail("list"))?.path();
             // What a crash left half-written was never a snapshot.
@@ -69,8 +79,12 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// Makes a snapshot durable, then forgets those before the last two.
-    pub(crate) fn save(&self, meta: &SnapshotMeta, state: &[u8]) -> Result<(), SnapshotError> {
+    /// Makes a snapshot durable, then forgets those before the last two. `state` writes what is in it.
+    pub(crate) fn save(
+        &self,
+        meta: &SnapshotMeta,
+        state: impl Fn(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), SnapshotError> {
         let name = file_name(meta);
         let (path, temporary) = (self.dir.join(&name), self.dir.join(format!("{name}.tmp")));
         let fail = |what| {
@@ -80,13 +94,13 @@ impl SnapshotStore {
         let head =
             codec::write(&SnapshotHead::from(meta)).map_err(io::Error::from).map_err(fail("encode"))?;
         let write = || -> io::Result<()> {
-            let mut file = fs::OpenOptions::new()
+            let file = fs::OpenOptions::new()
                 .write(true)
                 .create(true)
                 .truncate(true)
                 .mode(0o600)
                 .open(&temporary)?;
-            write_image(&mut file, &head, state)?;
+            image::write(&file, &head, &state)?;
             file.sync_all()
         };
         if let Err(error) = write() {
@@ -98,6 +112,26 @@ impl SnapshotStore {
         self.sync_dir()?;
         self.prune();
         Ok(())
+    }
+
+    /// Whether one may be tried, as far as can be told beforehand.
+    pub(crate) fn may_build(&self) -> Result<(), String> {
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.is_some_and(|at| at.elapsed() < RETRY) {
+            return Err(format!("the last one failed less than {} s ago", RETRY.as_secs()));
+        }
+        let newest = self.files().unwrap_or_default().into_iter().next();
+        let last = newest.and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
+        let need = last.saturating_mul(2).saturating_add(SPARE_BYTES);
+        match free_in(&self.dir) {
+            Ok(free) if free < need => Err(format!("{free} bytes are free on its disk, {need} should be")),
+            _ => Ok(()),
+        }
+    }
+
+    /// One could not be written: there is no use in trying again at once.
+    pub(crate) fn failed(&self) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// The newest readable snapshot. Damaged ones are set aside under another name and reported.
@@ -168,53 +202,87 @@ fn file_name(meta: &SnapshotMeta) -> String {
     }
 }
 
-fn write_image(file: &mut File, head: &[u8], state: &[u8]) -> io::Result<()> {
-    let head_bytes = u32::try_from(head.len()).map_err(io::Error::other)?;
-    let mut start = Vec::with_capacity(head.len() + 32);
-    start.extend_from_slice(MAGIC);
-    start.push(VERSION);
-    start.extend_from_slice(&head_bytes.to_le_bytes());
-    start.extend_from_slice(head);
-    start.extend_from_slice(&(state.len() as u64).to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&start);
-    hasher.update(state);
-    file.write_all(&start)?;
-    file.write_all(state)?;
-    file.write_all(&hasher.finalize().to_le_bytes())
+/// A state and what is said of it, to be written wherever it shall go.
+pub(crate) struct Export<M> {
+    pub(crate) state: Arc<M>,
+    pub(crate) head: SnapshotHead,
+}
+
+impl<M: Machine> Export<M> {
+    /// The whole file's length. Encodes it once for that, so that nothing needs to be kept meanwhile.
+    pub(crate) fn length(&self) -> io::Result<u64> {
+        let head = codec::write(&self.head)?;
+        let state = image::count(&|out: &mut dyn Write| self.state.encode_into(out))?;
+        Ok(image::length(&head, state))
+    }
+
+    /// Writes the file from front to end. Equal states give equal bytes, so `length` holds.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let head = codec::write(&self.head)?;
+        let state = |out: &mut dyn Write| self.state.encode_into(out);
+        image::write_forward(out, &head, image::count(&state)?, &state)
+    }
+}
+
+/// A snapshot file that was read to its end and is whole; the state in it is not yet understood.
+pub(crate) struct Verified {
+    pub(crate) head: SnapshotHead,
+    /// Of the whole file.
+    pub(crate) bytes: u64,
+    pub(crate) state_bytes: u64,
+    pub(crate) state_crc32: u32,
+    file: File,
+    state_at: u64,
+}
+
+impl Verified {
+    /// Reads the file once, in bounded memory.
+    pub(crate) fn open(path: &Path) -> Result<Self, SnapshotError> {
+        let name = path.display().to_string();
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(source) => return Err(SnapshotError::Io { what: "read", file: name, source }),
+        };
+        let found = match image::verify(&file) {
+            Ok(found) => found,
+            Err(Refused::Io(source)) => return Err(SnapshotError::Io { what: "read", file: name, source }),
+            Err(Refused::Corrupt(why)) => {
+                return Err(SnapshotError::Corrupt { file: name, why: why.to_owned() });
+            }
+            Err(Refused::Version(found)) => return Err(SnapshotError::Version { file: name, found }),
+        };
+        let head = read_head(&name, &found.head)?;
+        let image::Found { bytes, state_at, state_bytes, state_crc32, .. } = found;
+        Ok(Self { head, bytes, state_bytes, state_crc32, file, state_at })
+    }
+
+    /// Of the form of the file.
+    pub(crate) fn version(&self) -> u8 {
+        VERSION
+    }
+
+    /// The bytes of the state.
+    pub(crate) fn state(&self) -> io::Result<impl Read + use<'_>> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.state_at))?;
+        Ok(io::BufReader::with_capacity(256 * 1024, file.take(self.state_bytes)))
+    }
+}
+
+fn read_head(file: &str, head: &[u8]) -> Result<SnapshotHead, SnapshotError> {
+    codec::read(head).map_err(|error| match error {
+        codec::CodecError::Format { found } => SnapshotError::Version { file: file.to_owned(), found },
+        error => SnapshotError::Corrupt { file: file.to_owned(), why: error.to_string() },
+    })
 }
 
 fn load(path: &Path) -> Result<Snapshot, SnapshotError> {
     let file = path.display().to_string();
-    let bytes = match fs::read(path) {
-        Ok(bytes) => Bytes::from(bytes),
-        Err(source) => return Err(SnapshotError::Io { what: "read", file, source }),
-    };
-    let corrupt = |why: &str| SnapshotError::Corrupt { file: file.clone(), why: why.to_owned() };
-    let Some((content, sum)) = bytes.split_last_chunk::<4>() else { return Err(corrupt("it is too short")) };
-    let rest = content.strip_prefix(MAGIC).ok_or_else(|| corrupt("it does not begin as a snapshot"))?;
-    if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
-        return Err(corrupt("its checksum is wrong"));
-    }
-    let (version, rest) = rest.split_first().ok_or_else(|| corrupt("it is too short"))?;
-    if *version != VERSION {
-        return Err(SnapshotError::Version { file, found: *version });
-    }
-    let (head, state) = split(rest).ok_or_else(|| corrupt("its lengths do not fit"))?;
-    let unreadable = |error: codec::CodecError| match error {
-        codec::CodecError::Format { found } => SnapshotError::Version { file: file.clone(), found },
-        error => corrupt(&error.to_string()),
-    };
-    let head: SnapshotHead = codec::read(head).map_err(unreadable)?;
-    let meta = SnapshotMeta::try_from(head).map_err(unreadable)?;
-    Ok(Snapshot { meta, snapshot: bytes.slice_ref(state) })
-}
-
-/// Head and state of what follows the version.
-fn split(rest: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = rest.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= HEAD_BYTES)?;
-    let (head, rest) = rest.split_at_checked(length)?;
-    let (length, state) = rest.split_first_chunk::<8>()?;
-    (u64::from_le_bytes(*length) == state.len() as u64).then_some((head, state))
+    let verified = Verified::open(path)?;
+    let mut state = Vec::with_capacity(usize::try_from(verified.state_bytes).unwrap_or(0));
+    let read = verified.state().and_then(|mut input| input.read_to_end(&mut state));
+    read.map_err(|source| SnapshotError::Io { what: "read", file: file.clone(), source })?;
+    let meta = SnapshotMeta::try_from(verified.head)
+        .map_err(|error| SnapshotError::Corrupt { file, why: error.to_string() })?;
+    Ok(Snapshot { meta, snapshot: Bytes::from(state) })
 }

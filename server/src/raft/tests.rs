@@ -2,13 +2,16 @@
 
 mod cluster;
 mod codec;
+mod damage;
 mod kit;
 mod log;
 mod members;
 mod power_cut;
+mod recover;
 mod restart;
 mod single;
 mod snapshot;
+mod space;
 mod suite;
 
 use std::collections::BTreeMap;

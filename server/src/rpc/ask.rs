@@ -26,7 +26,7 @@ fn may_be_long(state: &State, topic: &Topic) -> bool {
     let sizes = state.sizes();
     match topic {
         Topic::Kv(KvTopic::Key(_)) => false,
-        Topic::Kv(_) => sizes.kv_keys > LARGE_TREE,
+        Topic::Kv(_) | Topic::Txn(_) => sizes.kv_keys > LARGE_TREE,
         _ => sizes.nodes > LARGE_NODES,
     }
 }
@@ -95,12 +95,13 @@ impl Conversation {
                 "too many blocking queries of this host wait at the server: try again later",
             )
         })?;
-        let deadline = Instant::now() + wait;
+        let (deadline, began) = (Instant::now() + wait, state.history());
         let subscription = hub.subscribe(None);
         subscription.follow(ask.topic.clone(), Revision(0))?;
         loop {
             let state = subscription.take().state;
-            if state.revision(&ask.topic) > ask.after {
+            // A restore answers everybody, whatever the revisions in it.
+            if state.revision(&ask.topic) > ask.after || state.history() != began {
                 return Ok(state);
             }
             if timeout_at(deadline, subscription.rung()).await.is_err() {

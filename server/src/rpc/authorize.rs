@@ -6,10 +6,15 @@
 use purlin_model::command::{Command, DeregisterWhat};
 use purlin_model::identity::{Identity, Subject, TrustDomain};
 use purlin_model::node::{Node, NodeRole, NodeStatus};
+use purlin_model::txn::{Change, Txn, TxnOp};
 use purlin_model::{Fault, NodeName, ServiceKey};
 use purlin_wire::link::Peer;
 
 use crate::state::State;
+
+/// What an operator does on a host that is no member any more.
+pub(super) const JOIN_AGAIN: &str =
+    "join again with a join token, from the data_dir as it is (`purlin agent --join TOKEN`)";
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,12 @@ pub(super) enum Resource<'a> {
     Policy,
     /// The key-value tree and what locks it.
     Kv,
+    /// Prepared queries.
+    Query,
+    /// User events.
+    Event,
+    /// All that a transaction changes.
+    Txn(&'a Txn),
     /// Who may join, and who is thrown out.
     Membership,
     /// The certificate of a service.
@@ -94,21 +105,25 @@ impl Caller {
 
 /// The certificate of a host that was removed or replaced opens no door any more; nor does one that nobody wrote down.
 pub(super) fn not_revoked(state: &State, peer: &Peer) -> Result<(), Fault> {
-    let Peer::Member { identity, certificate } = peer else { return Ok(()) };
-    if state.is_revoked(certificate) {
+    let Peer::Member { identity, certificate, issuer } = peer else { return Ok(()) };
+    let is_server = matches!(&identity.subject, Subject::Server { .. });
+    if state.is_revoked(certificate) || (is_server && state.distrusts(certificate)) {
         return Err(Fault::forbidden(format!(
-            "the certificate of {identity} was revoked, because its host was removed or replaced: join again with a \
-             join token"
+            "the certificate of {identity} was revoked, because its host was removed or replaced: {JOIN_AGAIN}"
         )));
     }
-    // Servers sign their own certificates.
-    let Subject::Agent { node, .. } = &identity.subject else { return Ok(()) };
-    if state.knows_certificate(node, certificate) {
+    let (Subject::Agent { node, .. } | Subject::Server { node, .. }) = &identity.subject else {
+        return Ok(());
+    };
+    // A server that is new, or was away, must hear its peers before it can learn of their certificates. It takes what
+    // any server signed that was not removed: nobody but servers can sign.
+    let vouched = is_server && issuer.is_some_and(|issuer| !state.distrusts(&issuer));
+    if state.knows_certificate(node, certificate) || vouched {
         return Ok(());
     }
     Err(Fault::forbidden(format!(
         "this mesh does not know the certificate of {identity}, which another has replaced or whose host was removed: \
-         restart the agent, or empty its data_dir and join again with a join token"
+         restart the agent, or {JOIN_AGAIN}"
     )))
 }
 
@@ -132,7 +147,11 @@ pub(super) fn authorize(
     let server = matches!(caller, Caller::Server(_));
     match resource {
         Resource::Shared if access == Access::Read => Ok(()),
-        Resource::Policy | Resource::Kv | Resource::Membership | Resource::OwnIdentity => Ok(()),
+        Resource::Policy | Resource::Kv | Resource::Query | Resource::Event => Ok(()),
+        Resource::Membership | Resource::OwnIdentity => Ok(()),
+        Resource::Txn(txn) => {
+            txn.ops.iter().try_for_each(|op| authorize(state, caller, &resource_of_op(op), access))
+        }
         Resource::Host { name, claims } => host(state, caller, node, name, *claims),
         Resource::Verdict { name, status } => verdict(state, node, name, *status),
         Resource::Service(key) => service(state, node, key),
@@ -214,17 +233,42 @@ pub(super) fn resource(command: &Command) -> Resource<'_> {
         Command::PutConfig { .. }
         | Command::DeleteConfig { .. }
         | Command::PutIntention { .. }
-        | Command::DeleteIntention { .. } => Resource::Policy,
-        Command::Kv(_) => Resource::Kv,
+        | Command::DeleteIntention { .. }
+        | Command::SetCaConfig(_) => Resource::Policy,
+        Command::Kv(_) | Command::Session(_) => Resource::Kv,
+        Command::PutQuery { .. } | Command::DeleteQuery { .. } => Resource::Query,
+        Command::FireEvent(_) => Resource::Event,
+        Command::Txn(txn) => Resource::Txn(txn),
         // Joining has a call of its own, which checks the joining key.
         Command::Join(_)
         | Command::CreateMesh(_)
         | Command::UpdateMesh { .. }
+        | Command::Restore(_)
+        | Command::ReleaseNode { .. }
+        | Command::ReapNode { .. }
         | Command::PutIntermediate { .. }
         | Command::RecordCertificate { .. }
         | Command::PutVoters { .. }
         | Command::ForgetServer { .. }
-        | Command::AnnounceServer(_) => Resource::Internal,
+        | Command::AnnounceServer(_)
+        | Command::SealRootKey(_)
+        | Command::AddRoot { .. }
+        | Command::ActivateRoot { .. }
+        | Command::RemoveRoot { .. }
+        | Command::RevokeAuthorities { .. } => Resource::Internal,
+    }
+}
+
+fn resource_of_op(op: &TxnOp) -> Resource<'_> {
+    match op {
+        TxnOp::Read(_) | TxnOp::Kv(_) | TxnOp::EndSession(_) => Resource::Kv,
+        TxnOp::Node { name, change: Change::Set(node) | Change::Cas(node, _) } => {
+            Resource::Host { name, claims: Some(node) }
+        }
+        TxnOp::Node { change: Change::Delete | Change::DeleteCas(_), .. } => Resource::Membership,
+        TxnOp::Service { node, .. } | TxnOp::Check { node, .. } => {
+            Resource::Host { name: node, claims: None }
+        }
     }
 }
 

@@ -37,10 +37,9 @@ impl Conversation {
         };
         // Refused here, a stranger's attempt costs no place in the log.
         state.would_join(&join, service.now())?;
-        service.issuer.turn().await?;
         let request = RequestId(uuid::Uuid::new_v4());
         service.propose(request, Actor::default(), Command::Join(join)).await?.result?;
-        let chain = service.issuer.sign(&ask.csr, &identity, NODE_TTL, service.now())?;
+        let chain = service.sign(&ask.csr, &identity, NODE_TTL).await?;
         record(service, &ask.name, &chain).await?;
         service.metrics.signed("node");
         tracing::info!(node = %ask.name, remote = self.link.remote(), token = ask.token, "node joined");

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use purlin_model::command::{Actor, Command, Envelope, Outcome, RequestId};
-use purlin_model::{Fault, FaultCode, Revision};
+use purlin_model::command::{Actor, Command, Done, Envelope, Outcome, RequestId};
+use purlin_model::session::SessionWrite;
+use purlin_model::{Fault, FaultCode, Revision, SessionId};
 use purlin_wire::rpc::{BARRIER, Barrier, Call, Consistency, PROPOSE, Proposal, Reached};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,9 +62,24 @@ impl Service {
         if level > state.level() {
             return Err(state.below(level));
         }
+        if let Command::Session(SessionWrite::Renew(id)) = &command {
+            return self.renew(id).await;
+        }
         self.date(&mut command);
         let envelope = Envelope { level, request, actor, at: self.now(), command };
         Box::pin(self.raft.propose(envelope)).await
+    }
+
+    /// Starts the timer of a session anew. The leader alone keeps it, so it costs the log nothing.
+    async fn renew(&self, id: &SessionId) -> Result<Outcome, Fault> {
+        let revision = self.raft.read_barrier(Consistency::Default).await?;
+        let lives = match self.hub.state().session(id).map(|session| session.ttl()) {
+            Some(Some(ttl)) => self.expiry().renew(id, ttl, std::time::Instant::now()),
+            Some(None) => true,
+            None => false,
+        };
+        let gone = || Fault::not_found(format!("Session id '{id}' not found"));
+        Ok(Outcome { revision, result: if lives { Ok(Done::Yes) } else { Err(gone()) } })
     }
 
     /// A token lives as long as its maker wanted, but by our clock: ours is the one that ends it.

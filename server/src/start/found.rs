@@ -7,7 +7,7 @@ use purlin_model::topic::MeshInfo;
 use purlin_model::{Fault, ServiceName};
 
 use super::millis;
-use crate::ca::{CaStore, NewRoot};
+use crate::ca::{CaStore, NewRoot, seal};
 use crate::feed::Hub;
 use crate::raft::RaftHandle;
 use crate::state::State;
@@ -25,7 +25,7 @@ pub(super) async fn found_mesh(
 ) -> Result<MeshInfo, StartError> {
     let trust_domain = TrustDomain(format!("{}.{}", uuid::Uuid::new_v4(), domain(config)?));
     let root = NewRoot::create(&trust_domain, (config.clock)())?;
-    let sealed = ca.sealing().seal(&config.node, &trust_domain, &root.key)?;
+    let sealed = seal(ca.sealing().public(), &config.node, &trust_domain, "", &root.key)?;
     let create = CreateMesh {
         trust_domain,
         datacenter: config.datacenter.clone(),

@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use crate::ServerHandle;
 use crate::autopilot;
 use crate::govern::{Wishes, govern};
+use crate::hosts;
 use crate::keeper::{self, Keeper};
-use crate::rpc::{self, Service};
+use crate::rpc::{self, Service, Whence};
 
 /// Runs parts until the stop.
 struct Parts {
@@ -71,7 +72,8 @@ pub(super) fn run(
     let credentials = keeper.credentials();
     let me = {
         let credentials = credentials.borrow();
-        Peer::Member { identity: credentials.identity().clone(), certificate: credentials.fingerprint() }
+        let (identity, certificate) = (credentials.identity().clone(), credentials.fingerprint());
+        Peer::Member { identity, certificate, issuer: None }
     };
     let (connector, local_links) = MemoryConnector::new(me.clone(), me);
     let local = accept_local(service.clone(), local_links, stop.clone(), tasks.clone());
@@ -79,10 +81,16 @@ pub(super) fn run(
     let remote = accept_remote(service.clone(), quic.clone(), stop.clone(), tasks.clone());
     parts.spawn("takes connections of other hosts", remote);
     let watched = service.clone();
-    parts.spawn("watches hosts", async move { keeper::watch_hosts(&watched).await });
+    parts.spawn("watches hosts", async move { hosts::watch_hosts(&watched).await });
+    let timed = service.clone();
+    parts.spawn("ends sessions", async move { keeper::watch_sessions(&timed).await });
     parts.spawn("renews certificates", keeper.renew());
     parts.spawn("looks after the servers", autopilot::watch_servers(service.clone()));
     parts.spawn("remembers where servers are", remember_servers(service.clone(), store));
+    let looked_after = service.clone();
+    parts.spawn("looks after the certificate authority", async move {
+        keeper::authority::look_after(&looked_after).await;
+    });
     parts.spawn("keeps what is said of the mesh in force", govern(service.clone(), wishes));
     ServerHandle { service, quic, connector, credentials, already_bootstrapped, stop, tasks, failed }
 }
@@ -117,7 +125,7 @@ async fn accept_local(
     tasks: TaskTracker,
 ) {
     while let Some(link) = links.recv().await {
-        spawn_link(&service, link, &stop, &tasks);
+        spawn_link(&service, link, Whence::Here, &stop, &tasks);
     }
 }
 
@@ -128,14 +136,20 @@ async fn accept_remote(
     tasks: TaskTracker,
 ) {
     while let Some(link) = quic.accept().await {
-        spawn_link(&service, link, &stop, &tasks);
+        spawn_link(&service, link, Whence::Network, &stop, &tasks);
     }
 }
 
-fn spawn_link(service: &Arc<Service>, link: Arc<dyn Link>, stop: &CancellationToken, tasks: &TaskTracker) {
+fn spawn_link(
+    service: &Arc<Service>,
+    link: Arc<dyn Link>,
+    whence: Whence,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
     let (service, stop) = (service.clone(), stop.clone());
     tasks.spawn(async move {
-        if stop.run_until_cancelled(rpc::serve(service, link.clone())).await.is_none() {
+        if stop.run_until_cancelled(rpc::serve(service, link.clone(), whence)).await.is_none() {
             link.close("the server stops");
         }
     });

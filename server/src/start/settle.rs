@@ -17,7 +17,6 @@ use tokio::time::sleep;
 
 use crate::Config;
 use crate::govern::Wishes;
-use crate::keeper;
 use crate::rpc::Service;
 
 /// One server may take so long to answer: it asks the leader, who waits for a majority.
@@ -57,7 +56,6 @@ impl Newcomer {
     /// As `settle`, but gives up at the first failure that will not mend itself.
     pub(super) async fn try_settle(&self) -> Result<(), Fault> {
         self.be_admitted().await?;
-        keeper::tell_intermediate(&self.service).await?;
         self.tell_own_host().await?;
         if self.service.raft.is_leader() {
             Wishes::of(&self.config).put_in_force(&self.service).await?;

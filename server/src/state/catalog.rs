@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use purlin_model::check::Check;
+use purlin_model::check::{Check, Status};
 use purlin_model::node::Node;
 use purlin_model::service::{Instance, ServiceEntry};
 use purlin_model::topic::Topic;
@@ -164,6 +164,7 @@ impl Draft {
 
     pub(super) fn drop_node(&mut self, name: &NodeName) {
         let Some(host) = self.host(name).cloned() else { return };
+        self.end_sessions_of_node(name);
         for id in host.instances.keys() {
             self.drop_instance(name, id);
         }
@@ -263,8 +264,12 @@ impl Draft {
             self.touch_check(old);
         }
         self.touch_check(&check);
+        let ends = (check.status == Status::Critical).then(|| check.id.clone());
         if let Some(host) = self.host_mut(&node) {
             host.insert_check(Arc::new(check));
+        }
+        if let Some(id) = ends {
+            self.end_sessions_of_check(&node, &id);
         }
     }
 
@@ -272,6 +277,7 @@ impl Draft {
         let removed = self.host_mut(node).and_then(|host| host.remove_check(id));
         if let Some(check) = &removed {
             self.touch_check(check);
+            self.end_sessions_of_check(node, id);
         }
         removed.is_some()
     }

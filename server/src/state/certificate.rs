@@ -13,6 +13,8 @@ use super::{Draft, State};
 /// Of one host: it needs two at a time, and some more when it asked again because an answer was lost.
 const PER_NODE: usize = 8;
 const REVOKED: usize = 50_000;
+/// Hosts with certificates, those included that the catalog has forgotten and that may come back.
+const HOSTS: usize = super::node::NODES + 20_000;
 const SHA256_BYTES: usize = 32;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -26,6 +28,18 @@ pub(super) struct Certificates {
     joined_with: OrdMap<NodeName, Vec<u8>>,
 }
 
+impl Certificates {
+    /// Whether a host was let in under that name.
+    pub(super) fn has(&self, node: &NodeName) -> bool {
+        self.of.contains_key(node)
+    }
+
+    /// What a host was given: SHA-256, and until when it is good.
+    pub(super) fn of(&self, node: &NodeName) -> Vec<(Vec<u8>, Millis)> {
+        self.of.get(node).into_iter().flatten().cloned().collect()
+    }
+}
+
 impl State {
     /// Whether the certificate with that SHA-256 belonged to a host that is gone.
     pub(crate) fn is_revoked(&self, sha256: &[u8; SHA256_BYTES]) -> bool {
@@ -36,6 +50,18 @@ impl State {
     pub(crate) fn knows_certificate(&self, node: &NodeName, sha256: &[u8; SHA256_BYTES]) -> bool {
         let of_node = self.certificates.of.get(node);
         of_node.is_some_and(|of_node| of_node.iter().any(|(known, _)| known.as_slice() == sha256))
+    }
+
+    /// When the last certificate of a host expires, if the host joined with the key of that SHA-256 and was neither
+    /// removed nor replaced since. The catalog may have forgotten it.
+    pub(crate) fn joined_until(&self, node: &NodeName, key_sha256: &[u8]) -> Option<Millis> {
+        self.certificates.joined_with.get(node).filter(|known| known.as_slice() == key_sha256)?;
+        self.certificates.of.get(node)?.iter().map(|(_, until)| *until).max()
+    }
+
+    /// Whether a host joined and was not removed since, though the catalog may have forgotten it.
+    pub(crate) fn has_joined(&self, node: &NodeName) -> bool {
+        self.certificates.joined_with.contains_key(node)
     }
 }
 
@@ -49,10 +75,13 @@ impl Draft {
         if sha256.len() != SHA256_BYTES {
             return Err(Fault::invalid("a certificate is known by a SHA-256 of 32 bytes"));
         }
-        if self.host(node).is_none() {
+        if self.host(node).is_none() && !self.state.has_joined(node) {
             return Err(Fault::not_found(format!("no node {node} in the catalog: it was removed meanwhile")));
         }
         let of_node = self.state.certificates.of.entry(node.clone()).or_default();
+        if of_node.iter().any(|(known, _)| known.as_slice() == sha256) {
+            return Ok(Done::Yes);
+        }
         of_node.retain(|(_, until)| *until >= self.at);
         // The oldest stays: its host may not have been able to keep what it got since.
         while of_node.len() >= PER_NODE {
@@ -71,9 +100,27 @@ impl Draft {
         self.state.certificates.joined_with.get(node).is_some_and(|known| known == sha256)
     }
 
-    pub(super) fn revoke_certificates(&mut self, node: &NodeName) {
+    /// Keeps the table bounded: of the hosts that the catalog forgot, an eighth of the bound goes at once, those first
+    /// whose certificates expire first.
+    pub(super) fn forget_lapsed(&mut self) {
+        let table = &self.state.certificates;
+        if table.of.len() <= HOSTS {
+            return;
+        }
+        let gone = table.of.iter().filter(|(name, _)| self.host(name).is_none());
+        let mut gone: Vec<(Option<Millis>, NodeName)> =
+            gone.map(|(name, of)| (of.iter().map(|(_, until)| *until).max(), name.clone())).collect();
+        gone.sort_unstable();
+        for (_, name) in gone.into_iter().take(HOSTS / 8) {
+            self.state.certificates.of.remove(&name);
+            self.state.certificates.joined_with.remove(&name);
+        }
+    }
+
+    /// Tells whether there was anything to revoke.
+    pub(super) fn revoke_certificates(&mut self, node: &NodeName) -> bool {
         self.state.certificates.joined_with.remove(node);
-        let Some(certificates) = self.state.certificates.of.remove(node) else { return };
+        let Some(certificates) = self.state.certificates.of.remove(node) else { return false };
         let revoked = &mut self.state.certificates.revoked;
         let expired: Vec<Vec<u8>> =
             revoked.iter().filter(|(_, until)| **until < self.at).map(|(sha256, _)| sha256.clone()).collect();
@@ -90,5 +137,33 @@ impl Draft {
             };
             revoked.remove(&first);
         }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_model::Revision;
+
+    use super::*;
+
+    #[test]
+    fn hosts_that_the_catalog_forgot_are_kept_up_to_a_bound() {
+        let mut draft = State::new().draft(Revision(1), Millis(0));
+        let name = |n: usize| NodeName::new(format!("h{n}")).unwrap();
+        let add = |draft: &mut Draft, n: usize| {
+            let until = Millis(u64::try_from(n).unwrap());
+            draft.state.certificates.of.insert(name(n), Vector::unit((vec![1; 32], until)));
+            draft.note_joining_key(&name(n), &[2; 32]);
+        };
+        (0..HOSTS).for_each(|n| add(&mut draft, n));
+        draft.forget_lapsed();
+        assert_eq!(draft.state.certificates.of.len(), HOSTS);
+        add(&mut draft, HOSTS);
+        draft.forget_lapsed();
+        let table = &draft.state.certificates;
+        assert_eq!(table.of.len(), HOSTS + 1 - HOSTS / 8);
+        assert_eq!(table.joined_with.len(), table.of.len());
+        assert!(!draft.state.has_joined(&name(0)) && draft.state.has_joined(&name(HOSTS)));
     }
 }

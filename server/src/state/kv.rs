@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use purlin_model::command::Done;
 use purlin_model::kv::{Key, KvEntry, KvPut, KvTopic, KvWrite};
+use purlin_model::session::Behavior;
 use purlin_model::topic::Record;
 use purlin_model::{Fault, FaultCode, Revision, SessionId, limit};
 use serde::{Deserialize, Serialize};
@@ -272,6 +273,19 @@ impl Kv {
         self.bytes = self.bytes.saturating_sub(weight(&old.key, &old.value));
         self.let_go(&old);
         Some(old)
+    }
+
+    /// Lets go of all that a session holds: the keys that it held.
+    pub(super) fn end_session(&mut self, revision: Revision, id: &SessionId, behavior: Behavior) -> Vec<Key> {
+        let keys: Vec<Key> = self.held.get(id).into_iter().flatten().cloned().collect();
+        for key in &keys {
+            if behavior == Behavior::Delete {
+                self.delete(revision, key);
+            } else if let Some(entry) = self.entries.get(key).cloned() {
+                self.insert(KvEntry { session: None, modify_index: revision, ..(*entry).clone() });
+            }
+        }
+        keys
     }
 
     fn delete(&mut self, revision: Revision, key: &Key) -> bool {

@@ -6,19 +6,21 @@ use purlin_model::command::{CreateMesh, Done, SealedKey};
 use purlin_model::intention::Action;
 use purlin_model::topic::{MeshInfo, ServerInfo, Topic};
 use purlin_model::{Fault, NodeName};
+use purlin_wire::tls;
 use serde::{Deserialize, Serialize};
 
+use super::authority::Authority;
 use super::{Draft, State, validate};
 
 /// The key of the one record of `Topic::Mesh`.
 pub(super) const KEY: &str = "mesh";
 /// Certificates that are kept of each server, newest last.
 const INTERMEDIATES: usize = 8;
-const PEM_BYTES: usize = 16 * 1024;
-const SERVERS: usize = 64;
+pub(super) const PEM_BYTES: usize = 16 * 1024;
+pub(super) const SERVERS: usize = 64;
 const SEALED_BYTES: usize = 4096;
 /// The shortest and the longest life of a leaf.
-const LEAF_TTL_MS: std::ops::RangeInclusive<u64> = 10_000..=365 * 24 * 3_600_000;
+pub(super) const LEAF_TTL_MS: std::ops::RangeInclusive<u64> = 10_000..=365 * 24 * 3_600_000;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,9 +46,11 @@ pub(super) struct Mesh {
     pub(super) info: MeshInfo,
     /// The root's private key, as ciphertext for each server.
     pub(super) sealed_root_key: Vec<SealedKey>,
+    #[serde(default, skip_serializing_if = "Authority::is_empty")]
+    pub(super) authority: Authority,
 }
 
-fn check_ttl(leaf_ttl_ms: u64) -> Result<(), Fault> {
+pub(super) fn check_ttl(leaf_ttl_ms: u64) -> Result<(), Fault> {
     if LEAF_TTL_MS.contains(&leaf_ttl_ms) {
         return Ok(());
     }
@@ -54,6 +58,11 @@ fn check_ttl(leaf_ttl_ms: u64) -> Result<(), Fault> {
 }
 
 impl State {
+    /// Whether the certificate with that SHA-256 is of a server that is gone.
+    pub(crate) fn distrusts(&self, sha256: &[u8; 32]) -> bool {
+        self.mesh_info().is_some_and(|mesh| mesh.distrust.names(&tls::hex(sha256)))
+    }
+
     /// Whether this is the newest intermediate certificate that the mesh knows of a server.
     pub(crate) fn knows_intermediate(&self, node: &NodeName, pem: &str) -> bool {
         self.mesh.intermediates.get(node).and_then(Vector::last).is_some_and(|last| last == pem)
@@ -80,8 +89,11 @@ impl Draft {
             roots: vec![root],
             default_intention: create.default_intention,
             leaf_ttl_ms: create.leaf_ttl_ms,
+            distrust: Default::default(),
+            ca: None,
         };
-        self.state.mesh.mesh = Some(Mesh { info, sealed_root_key: create.sealed_root_key.clone() });
+        let sealed_root_key = create.sealed_root_key.clone();
+        self.state.mesh.mesh = Some(Mesh { info, sealed_root_key, authority: Authority::default() });
         self.touch(Topic::Mesh, KEY);
         Ok(Done::Yes)
     }
@@ -89,7 +101,11 @@ impl Draft {
     pub(super) fn update_mesh(&mut self, default: Action, leaf_ttl_ms: u64) -> Result<Done, Fault> {
         check_ttl(leaf_ttl_ms)?;
         let mut mesh = self.mesh()?.clone();
-        (mesh.info.default_intention, mesh.info.leaf_ttl_ms) = (default, leaf_ttl_ms);
+        mesh.info.default_intention = default;
+        // What an operator set over the API is not undone by a file on some server.
+        if mesh.info.ca.is_none() {
+            mesh.info.leaf_ttl_ms = leaf_ttl_ms;
+        }
         if self.state.mesh.mesh.as_ref() != Some(&mesh) {
             self.state.mesh.mesh = Some(mesh);
             self.touch(Topic::Mesh, KEY);
@@ -100,6 +116,7 @@ impl Draft {
     pub(super) fn put_intermediate(&mut self, node: &NodeName, pem: &str) -> Result<Done, Fault> {
         self.mesh()?;
         validate::text("the intermediate certificate", pem, PEM_BYTES)?;
+        self.still_a_server(node)?;
         let table = &mut self.state.mesh.intermediates;
         if !table.contains_key(node) && table.len() >= SERVERS {
             return Err(validate::too_many("servers", table.len() + 1, SERVERS));
@@ -142,6 +159,7 @@ impl Draft {
 
     /// A node that is gone is no server any more.
     pub(super) fn forget_server(&mut self, name: &NodeName) {
+        self.distrust_server(name);
         if self.state.mesh.servers.remove(name).is_some() {
             self.touch(Topic::Servers, name.as_str());
             self.raise_level();
@@ -149,7 +167,7 @@ impl Draft {
     }
 }
 
-fn check_sealed(keys: &[SealedKey]) -> Result<(), Fault> {
+pub(super) fn check_sealed(keys: &[SealedKey]) -> Result<(), Fault> {
     if keys.is_empty() || keys.len() > SERVERS {
         return Err(Fault::invalid(format!("the root key must be sealed to 1 to {SERVERS} servers")));
     }

@@ -67,7 +67,13 @@ impl Draft {
     /// Refuses a name that another live host holds; a dead host of that name is removed.
     fn free_name(&mut self, join: &Join) -> Result<(), Fault> {
         let name = &join.name;
-        let Some(holder) = self.host(name).map(|host| host.node.clone()) else { return Ok(()) };
+        let Some(holder) = self.host(name).map(|host| host.node.clone()) else {
+            if !self.has_joined_with(name, &join.key_sha256) {
+                // Another host had that name until it was reaped: it cannot come back any more.
+                self.revoke_certificates(name);
+            }
+            return Ok(());
+        };
         if holder.id == Some(join.id) && self.has_joined_with(name, &join.key_sha256) {
             return Ok(());
         }
@@ -97,7 +103,8 @@ impl Draft {
         let alive = self.host(&other).is_some_and(|host| host.node.status == NodeStatus::Alive);
         if alive {
             return Err(Fault::conflict(format!(
-                "node id {id} belongs to the live node {other}: two hosts share one data_dir copy; empty that of {name}"
+                "node id {id} belongs to the live node {other}: give {name} another node_id, or, if its data_dir is a copy of \
+                 that of {other}, an empty one"
             )));
         }
         self.forget_member(&other);
@@ -147,7 +154,8 @@ impl Draft {
     /// Takes a host that is gone out of the catalog, with all it registered.
     pub(super) fn remove_node(&mut self, name: &NodeName) -> Result<Done, Fault> {
         let Some(node) = self.host(name).map(|host| host.node.clone()) else {
-            return Ok(Done::Deleted { existed: false });
+            // One that was reaped could still come back.
+            return Ok(Done::Deleted { existed: self.revoke_certificates(name) });
         };
         if node.role != NodeRole::External && node.status == NodeStatus::Alive {
             return Err(Fault::conflict(format!(
@@ -158,8 +166,38 @@ impl Draft {
         Ok(Done::Deleted { existed: true })
     }
 
+    /// A host that left runs nothing any more, and nobody checks it.
+    pub(super) fn release_node(&mut self, name: &NodeName) -> Result<Done, Fault> {
+        let Some(host) = self.host(name).cloned() else { return Ok(Done::Deleted { existed: false }) };
+        if host.node.status != NodeStatus::Left {
+            return Err(Fault::conflict(format!("node {name} has not left: it keeps what it registered")));
+        }
+        for id in host.instances.keys() {
+            self.drop_instance(name, id);
+        }
+        for id in host.checks.keys() {
+            self.drop_check(name, id);
+        }
+        Ok(Done::Yes)
+    }
+
+    /// The catalog forgets a host that is gone. Its certificates stay, so that it comes back by itself if it does.
+    pub(super) fn reap_node(&mut self, name: &NodeName) -> Result<Done, Fault> {
+        let Some(node) = self.host(name).map(|host| host.node.clone()) else {
+            return Ok(Done::Deleted { existed: false });
+        };
+        if node.role != NodeRole::Agent || node.status == NodeStatus::Alive {
+            return Err(Fault::conflict(format!(
+                "node {name} is no agent that is gone: it stays in the catalog"
+            )));
+        }
+        self.drop_node(name);
+        self.forget_lapsed();
+        Ok(Done::Deleted { existed: true })
+    }
+
     /// Nothing is left of the host, and its certificates count no more.
-    fn forget_member(&mut self, name: &NodeName) {
+    pub(super) fn forget_member(&mut self, name: &NodeName) {
         self.forget_server(name);
         self.revoke_certificates(name);
         self.drop_node(name);
@@ -175,7 +213,7 @@ impl Draft {
 }
 
 /// What `serfHealth` says of a member: it counts for every instance of the node.
-fn alive_check(node: &Node) -> Result<Check, Fault> {
+pub(super) fn alive_check(node: &Node) -> Result<Check, Fault> {
     let (status, output) = match node.status {
         NodeStatus::Alive => (Status::Passing, "Agent alive and reachable"),
         NodeStatus::Failed | NodeStatus::Left => (Status::Critical, "Agent not live or unreachable"),

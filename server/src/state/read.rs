@@ -2,11 +2,14 @@
 //! told by its keys alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use purlin_model::command::SealedKey;
 use purlin_model::node::{Node, NodeRole, NodeStatus};
+use purlin_model::session::Session;
 use purlin_model::topic::{Contents, MeshInfo, Record, ServiceSummary, Topic};
-use purlin_model::{CheckId, InstanceId, NodeName, ServiceKey, limit};
+use purlin_model::{CheckId, InstanceId, NodeName, ServiceKey, SessionId, limit};
 use purlin_wire::rpc::Usage;
 
 use super::State;
@@ -38,10 +41,22 @@ impl State {
                     |(name, info): (&NodeName, &_)| (name.to_string(), Record::Server(Clone::clone(info)));
                 self.mesh.servers.iter().map(server).collect()
             }
+            Topic::Events => {
+                self.events.iter().map(|event| (event.key(), Record::Event(event.clone()))).collect()
+            }
+            Topic::Queries(Some(id)) => self.one(topic, &id.to_string()),
+            Topic::Queries(None) => {
+                let queries = self.queries.iter();
+                queries.map(|(id, query)| (id.to_string(), Record::Query((**query).clone()))).collect()
+            }
             Topic::JoinTokens => {
                 self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.info()))).collect()
             }
             Topic::Kv(topic) => self.kv.read(topic).collect(),
+            Topic::Sessions(None) => self.sessions.iter().map(session_record).collect(),
+            Topic::Sessions(Some(node)) => self.sessions.of_node(node).map(session_record).collect(),
+            Topic::Session(id) => self.sessions.get(id).into_iter().map(session_record).collect(),
+            Topic::Txn(reads) => self.read_txn(reads).into_iter().collect(),
         };
         Contents { revision: self.revision(topic), records }
     }
@@ -134,8 +149,27 @@ impl State {
             }
             Topic::Mesh => self.mesh_info().filter(|_| key == KEY).cloned().map(Record::Mesh),
             Topic::Servers => self.mesh.servers.get(&NodeName::new(key).ok()?).cloned().map(Record::Server),
+            Topic::Events => self.events.get(key).cloned().map(Record::Event),
+            Topic::Queries(wanted) => {
+                let id = uuid::Uuid::try_parse(key).ok()?;
+                let asked = wanted.is_none_or(|wanted| wanted == id);
+                let query = self.queries.get(&id).filter(|_| asked)?;
+                Some(Record::Query((**query).clone()))
+            }
             Topic::JoinTokens => self.tokens.get(key).map(|token| Record::JoinToken(token.info())),
             Topic::Kv(topic) => self.kv.record(topic, key),
+            Topic::Sessions(_) | Topic::Session(_) => {
+                let session = self.sessions.get(&SessionId::new(key))?;
+                let asked = match topic {
+                    Topic::Sessions(Some(node)) => session.node == *node,
+                    Topic::Session(id) => session.id == *id,
+                    _ => true,
+                };
+                asked.then(|| Record::Session((**session).clone()))
+            }
+            Topic::Txn(reads) => {
+                self.read_txn(reads).into_iter().find(|(own, _)| own == key).map(|(_, record)| record)
+            }
         }
     }
 
@@ -178,6 +212,38 @@ impl State {
         self.mesh.servers.contains_key(name)
     }
 
+    /// Where that server listens.
+    pub(crate) fn server_address(&self, node: &NodeName) -> Option<String> {
+        self.mesh.servers.get(node).map(|server| server.address.clone())
+    }
+
+    /// Hosts that left and still have something in the catalog beside themselves.
+    pub(crate) fn left_with_something(&self) -> impl Iterator<Item = &NodeName> {
+        let left = self.catalog.hosts.iter().filter(|(_, host)| {
+            let is_member = host.node.role != NodeRole::External;
+            is_member && host.node.status == NodeStatus::Left
+        });
+        left.filter(|(_, host)| !host.instances.is_empty() || !host.checks.is_empty()).map(|(name, _)| name)
+    }
+
+    /// Agents that failed or left.
+    pub(crate) fn gone_agents(&self) -> impl Iterator<Item = &NodeName> {
+        let gone =
+            self.catalog.hosts.iter().filter(|(_, host)| {
+                host.node.role == NodeRole::Agent && host.node.status != NodeStatus::Alive
+            });
+        gone.map(|(name, _)| name)
+    }
+
+    /// Every session that must be renewed, and how often.
+    pub(crate) fn renewed_sessions(&self) -> impl Iterator<Item = (&SessionId, Duration)> {
+        self.sessions.iter().filter_map(|session| Some((&session.id, session.ttl()?)))
+    }
+
+    pub(crate) fn session(&self, id: &SessionId) -> Option<&Arc<Session>> {
+        self.sessions.get(id)
+    }
+
     /// Addresses of all servers, the leader's first.
     pub(crate) fn server_addresses(&self) -> Vec<String> {
         let mut servers: Vec<_> = self.mesh.servers.values().collect();
@@ -199,6 +265,10 @@ impl State {
     }
 }
 
+fn session_record(session: &Arc<Session>) -> (String, Record) {
+    (session.id.to_string(), Record::Session((**session).clone()))
+}
+
 /// A service as its `Display` writes it.
 fn parse_service(text: &str) -> Option<ServiceKey> {
     match text.split_once('/') {
@@ -215,11 +285,14 @@ fn parse_service(text: &str) -> Option<ServiceKey> {
 pub(crate) struct Sizes {
     pub(crate) nodes: usize,
     pub(crate) services: usize,
+    pub(crate) queries: usize,
     pub(crate) requests: usize,
     pub(crate) topics: usize,
     pub(crate) kv_keys: usize,
     pub(crate) kv_bytes: usize,
     pub(crate) kv_graves: usize,
+    pub(crate) sessions: usize,
+    pub(crate) lock_delays: usize,
 }
 
 impl State {
@@ -243,11 +316,14 @@ impl State {
         Sizes {
             nodes: self.catalog.hosts.len(),
             services: self.catalog.services.len(),
+            queries: self.queries.len(),
             requests: self.requests.len(),
             topics: self.touches.len(),
             kv_keys: self.kv.len(),
             kv_bytes: self.kv.bytes(),
             kv_graves: self.kv.graves(),
+            sessions: self.sessions.len(),
+            lock_delays: self.sessions.delays(),
         }
     }
 }

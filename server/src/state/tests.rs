@@ -1,11 +1,17 @@
 //! The laws of the state, one file a subject, and the kit they share: a log that is applied as it is written.
 
+mod authority;
 mod autopilot;
 mod catalog;
 mod config;
+mod event;
 mod kv;
 mod member;
+mod query;
 mod replay;
+mod restore;
+mod session;
+mod txn;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -197,6 +203,7 @@ fn mesh() -> CreateMesh {
             modify_index: Revision(0),
         },
         sealed_root_key: vec![SealedKey {
+            root: String::new(),
             node: node_name("s1"),
             recipient: vec![1],
             encapsulated: vec![2],

@@ -18,6 +18,8 @@ pub(crate) struct Touched {
     pub(crate) keys: Vec<(Topic, String)>,
     /// Changes of the key-value tree, whose keys have revisions of their own.
     pub(crate) kv: Vec<KvChange>,
+    /// The state was replaced: every record of every topic is to be looked at again.
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -28,6 +30,11 @@ pub(super) struct Touches {
 }
 
 impl Touches {
+    /// Every topic changed at that revision.
+    pub(super) fn all_at(revision: Revision) -> Self {
+        Self { at: OrdMap::new(), floor: revision }
+    }
+
     pub(super) fn revision(&self, topic: &Topic) -> Revision {
         self.at.get(topic).copied().unwrap_or(self.floor)
     }

@@ -1,7 +1,7 @@
 //! Joining over QUIC, as another host does it.
 
 use purlin_wire::quic::{QuicConnector, join_link};
-use purlin_wire::rpc::{JoinRequest, Joined, RenewNode, Signed};
+use purlin_wire::rpc::{JoinRequest, Joined, RenewByKey, RenewNode, Signed};
 use purlin_wire::tls::{self, Credentials};
 use purlin_wire::token::JoinTokenText;
 use tokio::sync::watch;
@@ -157,5 +157,72 @@ async fn no_certificate_of_a_host_that_was_removed_opens_a_door_however_many_it_
     let host = register(node("h1", 77, NodeRole::Agent), Some(meshed("web-1", "web")));
     assert!(write(&*link, host).await.is_err());
     assert!(server.service.hub.state().node(&node_name("h1")).is_none());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_whose_certificate_expired_is_let_in_by_its_key_unless_it_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (credentials, key) = newcomer(&server, "h1").await;
+    let root = tls::fingerprint(&credentials.roots()[0]);
+    let by_key = async |name: &str, key: &[u8]| {
+        let link = join_link(&server.quic_addrs()[0].to_string(), root, DEADLINE).await.unwrap();
+        let ask = RenewByKey { node: node_name(name), csr: tls::csr_for_key(key).unwrap() };
+        rpc::call::<_, Signed>(&*link, rpc::RENEW_BY_KEY, &ask, DEADLINE).await
+    };
+    let roots = || credentials.roots().iter().map(|root| root.to_vec()).collect();
+    let refused = |answer: Result<Signed, Fault>| {
+        let fault = answer.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Forbidden);
+        assert!(fault.text.contains("purlin agent --join TOKEN"), "{fault}");
+    };
+    // The catalog has forgotten it meanwhile.
+    for command in [
+        Command::SetNodeStatus { node: node_name("h1"), status: NodeStatus::Failed },
+        Command::ReapNode { node: node_name("h1") },
+    ] {
+        server.service.propose_own(command).await.unwrap().result.unwrap();
+    }
+    let signed = by_key("h1", &key).await.unwrap();
+    let renewed = Arc::new(Credentials::from_der(signed.chain, &key, roots()).unwrap());
+    assert_eq!(renewed.identity(), credentials.identity());
+    let link = link_with(&server, renewed).await;
+    read(&*link, Topic::Mesh).await;
+    let renew = RenewNode { csr: tls::csr_for_key(&key).unwrap() };
+    rpc::call::<_, Signed>(&*link, rpc::RENEW_NODE, &renew, DEADLINE).await.unwrap();
+
+    let (other, _) = tls::new_key_and_csr().unwrap();
+    refused(by_key("h1", &other).await);
+    refused(by_key("s1", &key).await);
+    server.service.propose_own(Command::RemoveNode { node: node_name("h1") }).await.unwrap();
+    refused(by_key("h1", &key).await);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn hosts_that_are_gone_leave_the_catalog() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { reconnect_timeout: Duration::from_millis(100), ..config(dir.path()) };
+    let server = Server::start(config, true).await.unwrap();
+    let link = joined(&server, "h1").await;
+    write_ok(&*link, register(node("h1", 77, NodeRole::Agent), Some(meshed("web-1", "web")))).await;
+    let local = connect(server.connector()).await;
+    let ask = |topic| Ask { topic, consistency: Consistency::Default, after: Revision(0), wait_ms: 0 };
+    server
+        .service
+        .propose_own(Command::SetNodeStatus { node: node_name("h1"), status: NodeStatus::Left })
+        .await
+        .unwrap();
+    let gone = async {
+        for topic in [Topic::Service(service_key("web")), Topic::Node(node_name("h1"))] {
+            while !rpc::ask(&*local, &ask(topic.clone()), DEADLINE).await.unwrap().contents.records.is_empty()
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("the host stays in the catalog");
+    assert!(server.service.hub.state().node(&node_name("s1")).is_some(), "this server stays");
     server.stop().await;
 }

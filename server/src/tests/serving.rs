@@ -79,9 +79,6 @@ async fn a_directory_that_does_not_fit_says_what_to_do() {
     let server = Server::start(config(dir.path()), false).await.unwrap();
     assert!(server.already_bootstrapped());
     server.stop().await;
-    std::fs::remove_file(dir.path().join("ca/sealing")).unwrap();
-    std::fs::remove_file(dir.path().join("ca/intermediate")).unwrap();
-    assert!(refused(config(dir.path()), false).await.contains("not sealed to this server"));
 }
 
 #[tokio::test]
@@ -147,10 +144,10 @@ async fn agent_link(server: &ServerHandle, name: &str, id: u128) -> Arc<dyn Link
     let mut identity = credentials.identity().clone();
     let datacenter = Datacenter::default();
     identity.subject = purlin_model::identity::Subject::Agent { datacenter, node: node_name(name) };
-    link_as(server, Peer::Member { identity, certificate: [9; 32] }).await
+    link_as(server, Peer::Member { identity, certificate: [9; 32], issuer: None }).await
 }
 
-async fn link_as(server: &ServerHandle, peer: Peer) -> Arc<dyn Link> {
+pub(super) async fn link_as(server: &ServerHandle, peer: Peer) -> Arc<dyn Link> {
     let (connector, mut links) = MemoryConnector::new(peer.clone(), peer);
     let (near, far) = tokio::join!(connector.connect(), links.recv());
     tokio::spawn(rpc_serve(server, far.unwrap()));
@@ -158,7 +155,7 @@ async fn link_as(server: &ServerHandle, peer: Peer) -> Arc<dyn Link> {
 }
 
 fn rpc_serve(server: &ServerHandle, link: Arc<dyn Link>) -> impl Future<Output = ()> + use<> {
-    crate::rpc::serve(server.service.clone(), link)
+    crate::rpc::serve(server.service.clone(), link, crate::rpc::Whence::Network)
 }
 
 #[tokio::test]
@@ -224,8 +221,64 @@ async fn strangers_services_and_other_meshes_get_no_further_than_the_door() {
         ..identity
     };
     for identity in [service, foreign] {
-        let link = link_as(&server, Peer::Member { identity, certificate: [0; 32] }).await;
+        let link = link_as(&server, Peer::Member { identity, certificate: [0; 32], issuer: None }).await;
         assert!(tokio::time::timeout(DEADLINE, link.closed()).await.is_ok(), "the link stays open");
+    }
+    server.stop().await;
+}
+
+/// A server that came and was removed: the fingerprint of its authority.
+async fn removed_server(server: &ServerHandle) -> [u8; 32] {
+    use rustls_pki_types::pem::PemObject;
+    let (now, domain) = (server.now(), server.credentials().borrow().identity().trust_domain.clone());
+    let root = crate::ca::NewRoot::create(&domain, now).unwrap();
+    let (name, year) = (node_name("s2"), Duration::from_secs(365 * 24 * 3600));
+    let pem = &root.certificate.pem;
+    let made = crate::ca::Intermediate::create(pem, &root.key, &domain, &name, now, year).unwrap();
+    let certificate_pem = made.pem();
+    let der = rustls_pki_types::CertificateDer::from_pem_slice(certificate_pem.as_bytes()).unwrap();
+    for command in [
+        Command::AnnounceNode(node("s2", 2, NodeRole::Server)),
+        Command::PutIntermediate { node: name.clone(), certificate_pem: certificate_pem.clone() },
+        Command::SetNodeStatus { node: name.clone(), status: NodeStatus::Failed },
+        Command::RemoveNode { node: name },
+    ] {
+        server.service.propose_own(command).await.unwrap().result.unwrap();
+    }
+    tls::fingerprint(&der)
+}
+
+#[tokio::test]
+async fn who_is_no_server_speaks_to_none_as_one_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let agent = agent_link(&server, "h1", 1).await;
+    let methods = ["raft-vote", "raft-append", "raft-snapshot", rpc::PROPOSE, rpc::CERTIFY, rpc::ADMIT];
+    for method in methods {
+        let fault = rpc::call::<_, ()>(&*agent, method, &(), DEADLINE).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::Forbidden, "{method}: {fault}");
+    }
+    // Certificates of a server that nobody wrote down, as one makes them that was removed with its authority.
+    let gone = removed_server(&server).await;
+    let identity = server.credentials().borrow().identity().clone();
+    for issuer in [None, Some(gone)] {
+        let posing = Peer::Member { identity: identity.clone(), certificate: [8; 32], issuer };
+        let link = link_as(&server, posing).await;
+        assert!(tokio::time::timeout(DEADLINE, link.closed()).await.is_ok(), "the link stays open");
+    }
+    // Bytes that are no call, and more of them than a call may have.
+    for bytes in [&[0, 0, 0, 3, 1, 9, 9, 9][..], &[255, 255, 255, 255, 1, 0, 0, 0][..]] {
+        let mut stream = agent.open().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream.write, bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream.read, &mut answer).await;
+        assert!(answer.is_empty());
+    }
+    let text = server.metrics_text();
+    let wanted = [("role", methods.len()), ("certificate", 2), ("malformed", 1), ("oversized", 1)];
+    for (reason, count) in wanted {
+        let line = format!("purlin_server_refused_total{{reason=\"{reason}\"}} {count}");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
     }
     server.stop().await;
 }

@@ -91,3 +91,117 @@ async fn what_was_signed_under_a_clock_that_ran_ahead_is_signed_anew() {
     }
     server.stop().await;
 }
+
+/// A clock that a test sets forward.
+fn settable() -> (crate::Clock, Arc<std::sync::atomic::AtomicU64>) {
+    let by = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (system, ahead) = (system_clock(), by.clone());
+    let clock = move || system().plus(Duration::from_secs(ahead.load(std::sync::atomic::Ordering::SeqCst)));
+    (Arc::new(clock), by)
+}
+
+async fn until_state(server: &ServerHandle, what: &str, is: impl Fn(&crate::state::State) -> bool) {
+    let mut applied = server.service.raft.applied();
+    let reached = applied.wait_for(|applied| is(&applied.state));
+    assert!(tokio::time::timeout(DEADLINE, reached).await.is_ok(), "{what} did not come");
+}
+
+/// This server's host as the catalog has it.
+fn host(server: &ServerHandle) -> Node {
+    server.service.hub.state().node(&node_name("s1")).unwrap().clone()
+}
+
+fn active_root(server: &ServerHandle) -> String {
+    mesh_of(server).active_root().unwrap().id.clone()
+}
+
+#[tokio::test]
+async fn where_nobody_can_open_the_root_key_the_mesh_starts_a_new_root_and_trusts_both() {
+    let dir = tempfile::tempdir().unwrap();
+    start(dir.path()).await.stop().await;
+    std::fs::remove_file(dir.path().join("ca/sealing")).unwrap();
+    std::fs::remove_file(dir.path().join("ca/intermediate")).unwrap();
+    let (clock, ahead) = settable();
+    let server = Server::start(Config { clock, ..config(dir.path()) }, false).await.unwrap();
+    let old = active_root(&server);
+    assert!(!server.service.issuer.can_sign());
+    until_state(&server, "a new root", |state| state.coming_root().is_some()).await;
+    assert_eq!((active_root(&server), mesh_of(&server).roots.len()), (old.clone(), 2), "trusted first");
+    assert!(!server.service.issuer.can_sign(), "and it signs later");
+
+    ahead.store(16, std::sync::atomic::Ordering::SeqCst);
+    until_state(&server, "the new root in force", |state| {
+        state.mesh_info().and_then(MeshInfo::active_root).is_some_and(|root| root.id != old)
+    })
+    .await;
+    let link = connect(server.connector()).await;
+    write_ok(&*link, register(host(&server), Some(meshed("web-1", "web")))).await;
+    let mesh = mesh_of(&server);
+    let (_, csr) = tls::new_key_and_csr().unwrap();
+    let ask = rpc::SignLeaf { service: service_key("web"), csr };
+    // The keeper takes up the new root as soon as it hears of it.
+    let signed = loop {
+        match rpc::call::<_, rpc::Signed>(&*link, rpc::SIGN_LEAF, &ask, DEADLINE).await {
+            Err(fault) if fault.may_retry() => tokio::task::yield_now().await,
+            signed => break signed.unwrap(),
+        }
+    };
+    assert!(tls::is_below(&signed.chain, &mesh.active_root().unwrap().pem));
+    assert_eq!(mesh.roots.len(), 2, "what the old root signed is still trusted");
+    server.stop().await;
+    let server = start(dir.path()).await;
+    assert!(server.service.issuer.can_sign(), "its key is sealed to this server now");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_lost_all_its_keys_starts_under_a_new_root_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let old = active_root(&server);
+    server.stop().await;
+    for file in ["ca/sealing", "ca/intermediate", "node.pem"] {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    let server = start(dir.path()).await;
+    assert_ne!(active_root(&server), old);
+    let credentials = server.credentials().borrow().clone();
+    assert!(tls::is_below(credentials.chain(), &mesh_of(&server).active_root().unwrap().pem));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_servers_own_certificates_are_written_down_like_those_of_any_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let own = server.credentials().borrow().fingerprint();
+    until_state(&server, "its certificate", |state| state.knows_certificate(&node_name("s1"), &own)).await;
+    server.stop().await;
+}
+
+/// The root's private key is in the log and in snapshots as ciphertext only.
+#[tokio::test]
+async fn no_bytes_of_a_root_key_are_on_the_disk_in_the_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path()).await;
+    let (state, ca) = (server.service.hub.state(), server.service.ca.clone());
+    let sealed = state.sealed_root_key(ca.sealing().public()).unwrap();
+    let key = ca.open_root_key(&mesh_of(&server), sealed).unwrap();
+    let snapshot = state.encode();
+    server.stop().await;
+    // In PKCS#8 of P-256 the secret number has 32 bytes from here on.
+    let secret = &key[36..68];
+    let shows = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
+    assert!(shows(&key) && !shows(&snapshot));
+    let mut places = vec![dir.path().to_owned()];
+    let mut files = 0;
+    while let Some(place) = places.pop() {
+        if place.is_dir() {
+            places.extend(std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            assert!(!shows(&std::fs::read(&place).unwrap()), "{place:?}");
+            files += 1;
+        }
+    }
+    assert!(files > 4, "{files}");
+}

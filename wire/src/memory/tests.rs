@@ -11,7 +11,7 @@ use crate::link::{Connector, Link, LinkError, Peer, Stream};
 
 fn peer(node: &str) -> Peer {
     let uri = format!("spiffe://a.mesh.internal/agent/client/dc/dc1/id/{node}");
-    Peer::Member { identity: Identity::parse(&uri).unwrap(), certificate: [7; 32] }
+    Peer::Member { identity: Identity::parse(&uri).unwrap(), certificate: [7; 32], issuer: None }
 }
 
 async fn streams(near: &Arc<dyn Link>, far: &Arc<dyn Link>) -> (Stream, Stream) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -35,8 +36,9 @@ type OnLearn = Box<dyn Fn(&[String]) + Send + Sync>;
 /// Makes links to any of the servers it knows: the last good one first, the next beside it when that one is slow.
 pub struct QuicConnector {
     dialer: QuicDialer,
-    /// The last good one first.
+    /// The last good one first, once there was one.
     servers: Mutex<Vec<String>>,
+    was_good: AtomicBool,
     on_learn: OnLearn,
 }
 
@@ -57,6 +59,7 @@ impl QuicConnector {
         Self {
             dialer: QuicDialer::new(bind, credentials),
             servers: Mutex::new(tidy(servers)),
+            was_good: AtomicBool::new(false),
             on_learn: Box::new(on_learn),
         }
     }
@@ -81,8 +84,9 @@ impl QuicConnector {
         }
     }
 
-    async fn connect_to_any(&self) -> Result<Arc<dyn Link>, LinkError> {
-        let mut waiting = order(self.known_servers()).into_iter();
+    /// All of them, the first alone for a moment, then one more after the other.
+    async fn connect_to_any(&self, servers: Vec<String>) -> Result<(String, Arc<dyn Link>), LinkError> {
+        let mut waiting = servers.into_iter();
         let mut attempts = FuturesUnordered::new();
         let mut failures = Vec::new();
         loop {
@@ -95,10 +99,7 @@ impl QuicConnector {
             tokio::select! {
                 biased;
                 made = attempts.next() => match made {
-                    Some((server, Ok(link))) => {
-                        self.remember_good(server);
-                        return Ok(link);
-                    }
+                    Some((server, Ok(link))) => return Ok((server, link)),
                     Some((_, Err(error))) => failures.push(error),
                     None => return Err(sum_up(failures)),
                 },
@@ -113,6 +114,7 @@ impl QuicConnector {
     }
 
     fn remember_good(&self, server: String) {
+        self.was_good.store(true, Ordering::Relaxed);
         let mut servers = self.servers();
         if let Some(index) = servers.iter().position(|known| *known == server) {
             servers[..=index].rotate_right(1);
@@ -122,7 +124,19 @@ impl QuicConnector {
 
 impl Connector for QuicConnector {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Link>, LinkError>> {
-        Box::pin(self.connect_to_any())
+        Box::pin(async {
+            let servers = order(self.known_servers(), self.was_good.load(Ordering::Relaxed));
+            let (server, link) = self.connect_to_any(servers).await?;
+            self.remember_good(server);
+            Ok(link)
+        })
+    }
+
+    fn elsewhere<'a>(&'a self, not: &'a str) -> BoxFuture<'a, Result<Arc<dyn Link>, LinkError>> {
+        Box::pin(async move {
+            let others = self.known_servers().into_iter().filter(|server| server != not).collect();
+            self.connect_to_any(order(others, false)).await.map(|(_, link)| link)
+        })
     }
 
     fn learn(&self, learned: Vec<String>) {
@@ -167,7 +181,7 @@ impl QuicDialer {
     async fn link(&self, address: &str, check: IdentityCheck) -> Result<Arc<dyn Link>, LinkError> {
         let untrusted = |why: String| LinkError::Untrusted { address: address.into(), why };
         let credentials = self.credentials.borrow().clone();
-        let (verifier, verdict) = tls::recorded(tls::server_verifier(credentials.root_store(), check));
+        let (verifier, verdict) = tls::recorded(tls::server_verifier(credentials.anchors(), check));
         let config = tls::client_config(&credentials, verifier, &[ALPN_MEMBER]).and_then(quic_config);
         let config = config.map_err(|error| untrusted(error.to_string()))?;
         let connection = self.endpoints.connect(address, &config, &verdict, CONNECT_TIMEOUT).await?;
@@ -203,9 +217,9 @@ fn tidy(servers: Vec<String>) -> Vec<String> {
     tidied
 }
 
-/// The last good one first, the others in any order, so that not all agents fall upon the same one.
-fn order(mut servers: Vec<String>) -> Vec<String> {
-    if let Some(others) = servers.get_mut(1..) {
+/// One that was good first, the others in any order, so that not all agents fall upon the same one.
+fn order(mut servers: Vec<String>, first_was_good: bool) -> Vec<String> {
+    if let Some(others) = servers.get_mut(usize::from(first_was_good)..) {
         fastrand::shuffle(others);
     }
     servers

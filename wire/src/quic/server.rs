@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use purlin_model::identity::TrustDomain;
@@ -35,8 +36,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("cannot listen on udp {address}: {source}; free the port or set another one (ports.server)")]
-    Socket { address: SocketAddr, source: std::io::Error },
+    /// With the key of the configuration that sets the port.
+    #[error("cannot listen on udp {address}: {source}; free the port or set another one ({key})")]
+    Socket { address: SocketAddr, source: std::io::Error, key: &'static str },
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -46,6 +48,7 @@ pub enum BindError {
 pub struct QuicServer {
     endpoints: Vec<Endpoint>,
     links: Mutex<mpsc::Receiver<Arc<dyn Link>>>,
+    refused: Arc<AtomicU64>,
     /// Held for their drop: they end with this.
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -63,18 +66,23 @@ impl QuicServer {
             accepted,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+            refused: Arc::default(),
         };
+        let refused = door.refused.clone();
         let mut endpoints = Vec::new();
         let mut tasks = Vec::new();
         for address in addresses {
-            let endpoint = listen(*address, config.clone())
-                .map_err(|source| BindError::Socket { address: *address, source })?;
+            let endpoint = listen(*address, config.clone()).map_err(|source| BindError::Socket {
+                address: *address,
+                source,
+                key: "ports.server",
+            })?;
             tasks.push(AbortOnDropHandle::new(tokio::spawn(attend(endpoint.clone(), door.clone()))));
             endpoints.push(endpoint);
         }
         let swap = swap_config(endpoints.clone(), credentials, domain);
         tasks.push(AbortOnDropHandle::new(tokio::spawn(swap)));
-        Ok(Self { endpoints, links: Mutex::new(links), _tasks: tasks })
+        Ok(Self { endpoints, links: Mutex::new(links), refused, _tasks: tasks })
     }
 
     /// The next link; `None` once closed. Cancel safe.
@@ -84,6 +92,11 @@ impl QuicServer {
 
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).collect()
+    }
+
+    /// Handshakes that were refused since the start: of strangers, of other meshes, without a certificate.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Connections that are there, for metrics.
@@ -143,6 +156,7 @@ struct Door {
     accepted: mpsc::Sender<Arc<dyn Link>>,
     handshakes: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
+    refused: Arc<AtomicU64>,
 }
 
 /// Takes what comes in on one endpoint. Its handshakes end with it.
@@ -183,6 +197,7 @@ impl Door {
             let (connection, peer) = match met {
                 Ok(Ok(met)) => met,
                 Ok(Err(why)) => {
+                    door.refused.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(%remote, why, "connection refused");
                     return;
                 }
@@ -263,7 +278,9 @@ pub(super) fn member(connection: &Connection) -> Option<Peer> {
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     let leaf = chain.first()?;
     let identity = tls::spiffe_identity(leaf).ok()?;
-    Some(Peer::Member { identity, certificate: tls::fingerprint(leaf) })
+    let signed_it = |other: &&CertificateDer<'_>| tls::is_signed_by(leaf, other);
+    let issuer = chain.iter().skip(1).find(signed_it).map(|issuer| tls::fingerprint(issuer));
+    Some(Peer::Member { identity, certificate: tls::fingerprint(leaf), issuer })
 }
 
 async fn welcome(connection: &Connection) -> Result<(), String> {

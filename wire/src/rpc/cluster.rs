@@ -1,6 +1,7 @@
 //! What servers say to each other beside Raft's own calls, which are bytes in a form of their own.
 
 use purlin_model::command::{Actor, Command, RequestId};
+use purlin_model::identity::Identity;
 use purlin_model::{NodeId, NodeName, Revision};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,10 @@ pub const BARRIER: &str = "barrier";
 /// `admit`, to any server: the caller wants to be one of the cluster, or has moved. Answer: `Admitted`.
 pub const ADMIT: &str = "admit";
 
+/// `certify`, to the leader: a certificate for one whom the calling server has authorized, and cannot sign for itself
+/// yet. Answer: `Signed`.
+pub const CERTIFY: &str = "certify";
+
 /// Body or answer of a call of Raft.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -23,6 +28,15 @@ pub struct Proposal {
     pub request: RequestId,
     pub actor: Actor,
     pub command: Command,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certify {
+    /// PKCS#10, DER. Only its public key is taken.
+    #[serde(with = "bytes_field")]
+    pub csr: Vec<u8>,
+    pub identity: Identity,
+    pub life_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use purlin_model::command::{Command, Register, RequestId};
 use purlin_model::node::NodeRole;
-use purlin_model::topic::Topic;
+use purlin_model::topic::{Record, Topic};
 use purlin_model::view::{
     Dial, Endpoint, Listener, LocalInstance, LocalPort, Part, PartKey, Settings, Target, TargetKey,
 };
@@ -19,8 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Ask, Asked, Call, Consistency, Down, Item, JoinRequest, Reply, Signed, Up, WRITE, WireDelta, Write,
-    samples,
+    Ask, Asked, Call, Consistency, Contact, Down, Item, JoinRequest, Presence, Probe, ProbeVia, Probed,
+    Reply, Roster, RosterTaken, Signed, Up, WRITE, WireDelta, Write, samples,
 };
 use crate::frame::{self, HEADER_BYTES};
 use crate::local::{FromProxy, ToProxy};
@@ -110,7 +110,10 @@ fn sessions() {
         Topic::JoinTokens,
     ];
     let followed = topics.iter().map(|topic| (topic.clone(), Revision(1))).collect();
-    for (i, up) in [Up::Beat, Up::Follow(followed), Up::Unfollow(topics), Up::Leave].iter().enumerate() {
+    let applied = Up::Applied(vec![(Revision(9), 250)]);
+    for (i, up) in
+        [Up::Beat, Up::Follow(followed), Up::Unfollow(topics), Up::Leave, applied].iter().enumerate()
+    {
         check(&format!("up-{i}"), up);
     }
     let delta = WireDelta {
@@ -122,9 +125,54 @@ fn sessions() {
         more: true,
     };
     check("wire-delta", &delta);
-    for (i, down) in [Down::Beat, Down::Delta(delta), Down::Progress(Revision(9))].iter().enumerate() {
+    let downs = [Down::Beat, Down::Delta(delta), Down::Progress(Revision(9)), Down::Pace(2_000), Down::Move];
+    for (i, down) in downs.iter().enumerate() {
         check(&format!("down-{i}"), down);
     }
+}
+
+#[test]
+fn rosters() {
+    let presence = Presence {
+        node: samples::node_name(),
+        contact: Contact::Silent,
+        silent_ms: 3_000,
+        beat_ms: 1_000,
+        probe: Some("10.0.0.1:8301".into()),
+    };
+    let kinds = [Contact::Here, Contact::Silent, Contact::Broken, Contact::Left, Contact::Gone];
+    let changes = kinds.map(|contact| Presence { contact, ..presence.clone() }).into();
+    let boot = uuid::Uuid::from_u128(7);
+    check("roster", &Roster { boot, number: 3, whole: true, changes, more: false, count: 1, sum: 9 });
+    check("roster-taken", &RosterTaken { tell_all: true, fair_share: 100 });
+    let probe = Probe { node: samples::node_name(), address: "[::1]:8301".into(), within_ms: 1_000 };
+    check("probe-via", &ProbeVia { helper: samples::node_name(), probe });
+    check("probed", &Probed { boot });
+}
+
+/// What came with the second level: records, topics and commands in files of their own.
+#[test]
+fn events_and_queries() {
+    let mut commands = Vec::new();
+    for record in samples::events_and_queries() {
+        let item = Item::new("key", &record).unwrap();
+        check(&format!("record-{}", item.kind), &item);
+        match record {
+            Record::Event(event) => commands.push(Command::FireEvent(event)),
+            Record::Query(query) => {
+                commands.push(Command::DeleteQuery { id: query.id });
+                commands.push(Command::PutQuery { query, create: true });
+            }
+            other => panic!("{other:?} is not among them"),
+        }
+    }
+    for command in commands {
+        let name = format!("write-{}", command.name());
+        let write = Write { request: RequestId(uuid::Uuid::from_u128(42)), uid: None, command };
+        check(&name, &write);
+    }
+    let topics = vec![Topic::Events, Topic::Queries(None), Topic::Queries(Some(uuid::Uuid::from_u128(8)))];
+    check("up-unfollow-events-queries", &Up::Unfollow(topics));
 }
 
 fn parts() -> Vec<(PartKey, Part)> {
@@ -138,6 +186,7 @@ fn parts() -> Vec<(PartKey, Part)> {
         trust_domain: samples::domain(),
         inbound: vec![inbound],
         roots: vec![vec![0x30, 0x82]],
+        revoked: Default::default(),
         detection_timeout_ms: 100,
         locality: None,
     };

@@ -17,6 +17,11 @@ const SERVER: &str = "server";
 const JOIN_TOKEN: &str = "join-token";
 const KV: &str = "kv";
 const KV_KEY: &str = "kv-key";
+const EVENT: &str = "event";
+const QUERY: &str = "query";
+const SESSION: &str = "session";
+const TXN_RESULT: &str = "txn-result";
+const TXN_ERROR: &str = "txn-error";
 
 /// What came of a list of items.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +45,11 @@ impl Item {
             Record::JoinToken(body) => (JOIN_TOKEN, frame::encode_body(body)),
             Record::Kv(body) => (KV, frame::encode_body(body)),
             Record::KvKey => (KV_KEY, Ok(Vec::new())),
+            Record::Event(body) => (EVENT, frame::encode_body(body)),
+            Record::Query(body) => (QUERY, frame::encode_body(body)),
+            Record::Session(body) => (SESSION, frame::encode_body(body)),
+            Record::TxnResult(body) => (TXN_RESULT, frame::encode_body(body)),
+            Record::TxnError(body) => (TXN_ERROR, frame::encode_body(body)),
         };
         Ok(Self { key: key.into(), kind: kind.into(), body: body? })
     }
@@ -58,6 +68,11 @@ impl Item {
             JOIN_TOKEN => Record::JoinToken(self.decode()?),
             KV => Record::Kv(self.decode()?),
             KV_KEY => Record::KvKey,
+            EVENT => Record::Event(self.decode()?),
+            QUERY => Record::Query(self.decode()?),
+            SESSION => Record::Session(self.decode()?),
+            TXN_RESULT => Record::TxnResult(self.decode()?),
+            TXN_ERROR => Record::TxnError(self.decode()?),
             _ => return Ok(None),
         };
         Ok(Some(record))

@@ -7,9 +7,11 @@ use std::time::Duration;
 use purlin_model::check::{Check, Status};
 use purlin_model::command::JoinTokenInfo;
 use purlin_model::config_entry::{ConfigBody, ConfigEntry, ServiceIntentions};
+use purlin_model::event::UserEvent;
 use purlin_model::identity::TrustDomain;
 use purlin_model::intention::{Action, Party, Rule, SourceIntention};
 use purlin_model::node::{Node, NodeRole, NodeStatus};
+use purlin_model::query::{Failover, PreparedQuery, ServiceQuery, Template};
 use purlin_model::service::{Instance, NamedPort, Protocol, ServiceEntry, ServiceKind, Weights};
 use purlin_model::topic::{MeshInfo, Record, RootCertificate, ServerInfo, ServiceSummary};
 use purlin_model::{
@@ -139,10 +141,12 @@ fn mesh() -> MeshInfo {
         roots: vec![root],
         default_intention: Action::Deny,
         leaf_ttl_ms: 259_200_000,
+        distrust: Default::default(),
+        ca: None,
     }
 }
 
-/// One of each kind.
+/// One of each kind that the first release knew: what its golden files hold.
 pub(crate) fn records() -> Vec<Record> {
     let summary = ServiceSummary {
         name: name("web"),
@@ -184,4 +188,45 @@ pub(crate) fn records() -> Vec<Record> {
         Record::Server(server),
         Record::JoinToken(token),
     ]
+}
+
+/// Kinds that came with the second level.
+pub(crate) fn events_and_queries() -> Vec<Record> {
+    let event = UserEvent {
+        id: uuid::Uuid::from_u128(7),
+        name: "deploy".into(),
+        payload: b"v2".to_vec(),
+        node_filter: "^host-".into(),
+        service_filter: "web".into(),
+        tag_filter: "v1".into(),
+        ltime: 9,
+    };
+    let service = ServiceQuery {
+        service: "${match(1)}".into(),
+        failover: Failover { nearest: 2, datacenters: vec!["dc2".into()], targets: Vec::new() },
+        only_passing: true,
+        ignore_checks: vec!["flaky".into()],
+        near: "_agent".into(),
+        tags: vec!["v1".into(), "!old".into()],
+        node_meta: BTreeMap::from([("rack".into(), "7".into())]),
+        service_meta: BTreeMap::from([("engine".into(), "pg".into())]),
+        connect: true,
+    };
+    let query = PreparedQuery {
+        id: uuid::Uuid::from_u128(8),
+        name: "geo-".into(),
+        session: Some(uuid::Uuid::from_u128(9)),
+        token: "secret".into(),
+        template: Some(Template { regexp: "^geo-(.*)$".into(), remove_empty_tags: true }),
+        service,
+        ttl: "10s".into(),
+        create_index: Revision(4),
+        modify_index: Revision(5),
+    };
+    vec![Record::Event(event), Record::Query(query)]
+}
+
+/// One of each kind.
+pub(crate) fn all_records() -> Vec<Record> {
+    [records(), events_and_queries()].concat()
 }

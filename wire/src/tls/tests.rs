@@ -5,7 +5,7 @@ use rustls::{ClientConfig, ClientConnection, NamedGroup, ProtocolVersion, Server
 use rustls_pki_types::ServerName;
 
 use super::{
-    ALPN_JOIN, ALPN_MEMBER, ControlCertificate, Credentials, IdentityCheck, Presence, TlsError,
+    ALPN_JOIN, ALPN_MEMBER, Anchors, ControlCertificate, Credentials, IdentityCheck, Presence, TlsError,
     anonymous_client_config, client_config, client_verifier, csr_for_key, exactly, explain, fingerprint,
     member_of, new_key, pinned_ca_verifier, server_config, server_config_with, server_of, server_verifier,
     service_of, spiffe_identity,
@@ -135,6 +135,33 @@ fn another_ca_is_refused_on_either_side() {
     let (stranger, imposter) = (other.issue(&other.service("web")), other.issue(&other.service("api")));
     refused(services(&web, &imposter, &ca), "client", "another ca");
     refused(services(&stranger, &api, &ca), "server", "another ca");
+}
+
+#[test]
+fn a_chain_with_a_revoked_certificate_is_refused_on_either_side() {
+    let ca = TestCa::new("one.mesh.internal");
+    let (agent, own) = (ca.issue(&ca.agent("a")), ca.issue(&ca.server("s")));
+    let roots = super::root_store(&[ca.root_der().into()]).unwrap();
+    // The leaf itself, or the authority that signed it.
+    for (of_agent, of_server) in [(0, 0), (1, 1)] {
+        let without = |credentials: &Credentials, at: usize| {
+            let revoked = [fingerprint(&credentials.chain()[at])].into();
+            Anchors::new(roots.clone(), Arc::new(revoked))
+        };
+        let picky = client_verifier(
+            without(&agent, of_agent),
+            Presence::Required,
+            member_of(ca.trust_domain.clone()),
+        );
+        let picky = server_config(&own, picky.unwrap(), &[ALPN_MEMBER]).unwrap();
+        let plain = client(&ca, &agent, server_of(ca.trust_domain.clone()));
+        refused(handshake(plain, picky), "server", "revoked");
+
+        let picky = server_verifier(without(&own, of_server), server_of(ca.trust_domain.clone()));
+        let picky = client_config(&agent, picky, &[ALPN_MEMBER]).unwrap();
+        let plain = server(&ca, &own, member_of(ca.trust_domain.clone()));
+        refused(handshake(picky, plain), "client", "revoked");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! A mesh certificate has no DNS name, so the name a client asks for is never compared; the identity is.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +19,40 @@ use super::{TlsError, fingerprint, provider, root_store, spiffe_identity};
 
 /// Certificates that one end may send: a longer chain is none of ours.
 const CHAIN_MAX: usize = 16;
+
+/// Whom to trust: roots, and certificates under them that count no more, by SHA-256.
+#[derive(Clone)]
+pub struct Anchors {
+    roots: Arc<RootCertStore>,
+    revoked: Revoked,
+}
+
+/// Certificates by SHA-256.
+pub type Revoked = Arc<BTreeSet<[u8; 32]>>;
+
+impl Anchors {
+    pub fn new(roots: Arc<RootCertStore>, revoked: Revoked) -> Self {
+        Self { roots, revoked }
+    }
+
+    /// Refuses a chain with a revoked certificate in it. The one that signed the leaf must be there to be believed.
+    fn check(&self, leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Result<(), Error> {
+        if self.revoked.is_empty() {
+            return Ok(());
+        }
+        let mut chain = std::iter::once(leaf).chain(others);
+        if chain.any(|certificate| self.revoked.contains(&fingerprint(certificate))) {
+            return Err(Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        Ok(())
+    }
+}
+
+impl From<Arc<RootCertStore>> for Anchors {
+    fn from(roots: Arc<RootCertStore>) -> Self {
+        Self { roots, revoked: Revoked::default() }
+    }
+}
 
 /// Says whether an identity is welcome, or why it is not.
 pub type IdentityCheck = Arc<dyn Fn(&Identity) -> Result<(), String> + Send + Sync>;
@@ -68,8 +103,8 @@ fn of(domain: TrustDomain, what: &'static str, is: fn(&Subject) -> bool) -> Iden
 }
 
 /// For a client: the server's chain leads to one of `roots`, and `check` takes its identity.
-pub fn server_verifier(roots: Arc<RootCertStore>, check: IdentityCheck) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(VerifyServer { trust: Trust::Roots(roots), check, algorithms: algorithms() })
+pub fn server_verifier(anchors: impl Into<Anchors>, check: IdentityCheck) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(VerifyServer { trust: Trust::Anchors(anchors.into()), check, algorithms: algorithms() })
 }
 
 /// For one who joins: the server shows its chain with the root, which must have that fingerprint and is then the only
@@ -84,17 +119,19 @@ pub fn pinned_ca_verifier(ca_fingerprint: [u8; 32]) -> Arc<dyn ServerCertVerifie
 
 /// For a server: the client's chain leads to one of `roots`, and `check` takes its identity.
 pub fn client_verifier(
-    roots: Arc<RootCertStore>,
+    anchors: impl Into<Anchors>,
     presence: Presence,
     check: IdentityCheck,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider()).clear_root_hint_subjects();
+    let anchors = anchors.into();
+    let builder = WebPkiClientVerifier::builder_with_provider(anchors.roots.clone(), provider())
+        .clear_root_hint_subjects();
     let builder = match presence {
         Presence::Required => builder,
         Presence::Optional => builder.allow_unauthenticated(),
     };
     let chain = builder.build().map_err(|e| TlsError::Setup(e.to_string()))?;
-    Ok(Arc::new(VerifyClient { chain, check }))
+    Ok(Arc::new(VerifyClient { chain, anchors, check }))
 }
 
 fn algorithms() -> WebPkiSupportedAlgorithms {
@@ -102,7 +139,7 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
 }
 
 enum Trust {
-    Roots(Arc<RootCertStore>),
+    Anchors(Anchors),
     Fingerprint([u8; 32]),
 }
 
@@ -121,7 +158,7 @@ impl fmt::Debug for VerifyServer {
 impl VerifyServer {
     fn roots(&self, sent: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
         let wanted = match &self.trust {
-            Trust::Roots(roots) => return Ok(roots.clone()),
+            Trust::Anchors(anchors) => return Ok(anchors.roots.clone()),
             Trust::Fingerprint(wanted) => wanted,
         };
         let root = sent.iter().find(|certificate| fingerprint(certificate) == *wanted);
@@ -143,6 +180,9 @@ impl ServerCertVerifier for VerifyServer {
         let roots = self.roots(intermediates)?;
         let leaf = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&leaf, &roots, intermediates, now, self.algorithms.all)?;
+        if let Trust::Anchors(anchors) = &self.trust {
+            anchors.check(end_entity, intermediates)?;
+        }
         check_identity(end_entity, &self.check)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -172,6 +212,7 @@ impl ServerCertVerifier for VerifyServer {
 
 struct VerifyClient {
     chain: Arc<dyn ClientCertVerifier>,
+    anchors: Anchors,
     check: IdentityCheck,
 }
 
@@ -198,6 +239,7 @@ impl ClientCertVerifier for VerifyClient {
     ) -> Result<ClientCertVerified, Error> {
         check_length(intermediates)?;
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.anchors.check(end_entity, intermediates)?;
         check_identity(end_entity, &self.check)?;
         Ok(verified)
     }
@@ -280,6 +322,9 @@ fn explain_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidYetContext { time, not_before } => {
             let ahead = not_before.as_secs().saturating_sub(time.as_secs());
             format!("its certificate is valid only in {ahead} s; check the clocks of both hosts")
+        }
+        CertificateError::Revoked => {
+            "its certificate was revoked with the server that signed it or that it belonged to".into()
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is from another ca".into()

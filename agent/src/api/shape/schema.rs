@@ -240,6 +240,56 @@ pub(in crate::api) fn config_entry() -> Value {
     })
 }
 
+pub(in crate::api) fn session() -> Value {
+    json!({
+        "ID": "", "Name": "", "Node": "", "LockDelay": 0, "Behavior": "", "TTL": "", "NodeChecks": [""],
+        "ServiceChecks": [{"ID": ""}], "CreateIndex": 0, "ModifyIndex": 0,
+    })
+}
+
 pub(in crate::api) fn join_token() -> Value {
     json!({"ID": "", "Role": "", "Created": "", "Expires": "", "Expired": false, "Uses": 0, "UsesLeft": 0})
+}
+
+pub(in crate::api) fn event() -> Value {
+    json!({
+        "ID": "",
+        "Name": "",
+        "Payload": "",
+        "NodeFilter": "",
+        "ServiceFilter": "",
+        "TagFilter": "",
+        "Version": 0,
+        "LTime": 0,
+    })
+}
+
+pub(in crate::api) fn query() -> Value {
+    json!({
+        "ID": "",
+        "Name": "",
+        "Session": "",
+        "Token": "",
+        "Template": {"Type": "", "Regexp": "", "RemoveEmptyTags": false},
+        "Service": {
+            "Service": "",
+            "SamenessGroup": "",
+            "Failover": {
+                "NearestN": 0,
+                "Datacenters": [""],
+                "Targets": [{"Peer": "", "Datacenter": ""}],
+            },
+            "OnlyPassing": false,
+            "IgnoreCheckIDs": [""],
+            "Near": "",
+            "Tags": [""],
+            "NodeMeta": text_map(),
+            "ServiceMeta": text_map(),
+            "Connect": false,
+            "Peer": "",
+        },
+        "DNS": {"TTL": ""},
+        "CreateIndex": 0,
+        "ModifyIndex": 0,
+    })
 }

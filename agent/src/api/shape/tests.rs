@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use purlin_model::check::{Check, CheckDefinition, Probe, Status};
 use purlin_model::config_entry::{ConfigBody, ConfigEntry, ServiceIntentions};
+use purlin_model::event::UserEvent;
 use purlin_model::identity::TrustDomain;
 use purlin_model::intention::{Action, Party, PathForm, Permission, Rule, SourceIntention};
 use purlin_model::node::{Locality, Node, NodeRole, NodeStatus};
+use purlin_model::query::{Failover, PreparedQuery, ServiceQuery};
 use purlin_model::service::{
     Instance, Mesh, NamedPort, ServiceEntry, ServiceKind, TaggedAddress, Upstream, Weights,
 };
@@ -17,7 +19,7 @@ use purlin_model::{
 use serde_json::{Value, json};
 
 use super::service::Shown;
-use super::{certificate, check, instant, intention, node, schema, service};
+use super::{certificate, check, event, instant, intention, node, query, schema, service};
 use crate::filter::Filter;
 
 fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -343,6 +345,8 @@ fn roots_have_consuls_fields() {
         roots: vec![root("old", false), root("new", true)],
         default_intention: Action::Deny,
         leaf_ttl_ms: 1,
+        distrust: Default::default(),
+        ca: None,
     };
     let shape = certificate::roots(&mesh);
     assert_eq!(
@@ -379,6 +383,12 @@ fn schemas_know_every_field_that_is_shown() {
         cases.push((service::local(shown, "dc1"), schema::service()));
         cases.push((service::catalog(&host(), shown), schema::catalog_service()));
     }
+    let fired = UserEvent { payload: vec![1], ..UserEvent::default() };
+    cases.push((event::event(&fired), schema::event()));
+    let failover = Failover { targets: vec!["dc2".into()], ..Failover::default() };
+    let asked = ServiceQuery { failover, ..ServiceQuery::default() };
+    cases
+        .push((query::query(&PreparedQuery { service: asked, ..PreparedQuery::default() }), schema::query()));
     cases.extend(intention::pairs(&entries).map(|pair| (intention::intention(pair), schema::intention())));
     for (shape, schema) in cases {
         for selector in selectors(&shape, "") {

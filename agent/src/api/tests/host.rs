@@ -117,7 +117,7 @@ impl Host {
     /// Without waiting for the server, which is refused unless `reachable`.
     pub(super) async fn start_alone(socket: Option<PathBuf>, reachable: bool) -> Self {
         let server = TestServer::new();
-        let member = |identity| Peer::Member { identity, certificate: [0; 32] };
+        let member = |identity| Peer::Member { identity, certificate: [0; 32], issuer: None };
         let (connector, links) =
             MemoryConnector::new(member(server.ca.agent("host-1")), member(server.ca.server("server-1")));
         connector.refuse(!reachable);
@@ -126,6 +126,7 @@ impl Host {
         let parts = Parts {
             config: config(socket),
             connector: connector.clone(),
+            probe: None,
             node: None,
             proxy: ProxyPort::None,
             metrics: Vec::new(),

@@ -7,8 +7,10 @@ use std::time::Duration;
 use purlin_model::check::{Check, NODE_ALIVE, Status};
 use purlin_model::command::{Command, DeregisterWhat, Done, JoinTokenInfo, Outcome, Register};
 use purlin_model::config_entry::{ConfigBody, ConfigEntry, ConfigKind, ServiceIntentions};
+use purlin_model::event::UserEvent;
 use purlin_model::intention::Action;
 use purlin_model::node::{Node, NodeStatus};
+use purlin_model::query::PreparedQuery;
 use purlin_model::service::{Instance, ServiceEntry};
 use purlin_model::topic::{
     Contents, Delta, MeshInfo, Record, RootCertificate, ServerInfo, ServiceSummary, Topic,
@@ -32,6 +34,8 @@ struct Tables {
     checks: BTreeMap<(NodeName, CheckId), Check>,
     configs: BTreeMap<(ConfigKind, String), ConfigEntry>,
     tokens: BTreeMap<String, JoinTokenInfo>,
+    events: Vec<UserEvent>,
+    queries: BTreeMap<uuid::Uuid, PreparedQuery>,
     /// What was last said of a topic.
     said: BTreeMap<Topic, Contents>,
     commands: Vec<Command>,
@@ -114,6 +118,8 @@ impl TestServer {
             roots: vec![root],
             default_intention: Action::Deny,
             leaf_ttl_ms: 3_600_000,
+            distrust: Default::default(),
+            ca: None,
         }
     }
 
@@ -165,7 +171,9 @@ impl TestServer {
     }
 
     async fn session(&self, stream: Stream) {
-        let Ok((mut sender, mut receiver)) = accept_session(stream, Opened { beat_ms: 1_000 }).await else {
+        let Ok((mut sender, mut receiver)) =
+            accept_session(stream, Opened { beat_ms: 1_000, history: None }).await
+        else {
             return;
         };
         let mut changed = self.changed.subscribe();
@@ -175,6 +183,7 @@ impl TestServer {
                 up = receiver.next() => match up {
                     Ok(Some(Up::Follow(topics))) => followed.extend(topics.into_iter().map(|(topic, _)| (topic, None))),
                     Ok(Some(Up::Unfollow(topics))) => followed.retain(|topic, _| !topics.contains(topic)),
+                    Ok(Some(Up::Applied(_))) => {}
                     Ok(Some(Up::Beat)) => {
                         if sender.send(&Down::Beat).await.is_err() {
                             return;
@@ -270,6 +279,20 @@ impl Tables {
                 if self.tokens.remove(&id).is_none() {
                     return Err(Fault::not_found(format!("no join token {id}")));
                 }
+            }
+            Command::FireEvent(event) => {
+                let ltime = self.events.len() as u64 + 1;
+                self.events.push(UserEvent { ltime, ..event });
+            }
+            Command::PutQuery { query, create } => {
+                if create == self.queries.contains_key(&query.id) {
+                    return Err(Fault::not_found("no such query"));
+                }
+                self.queries.insert(query.id, query);
+            }
+            Command::DeleteQuery { id } => {
+                let existed = self.queries.remove(&id).is_some();
+                return Ok(Done::Deleted { existed });
             }
             other => return Err(Fault::invalid(format!("{} is not for this server", other.name()))),
         }
@@ -397,10 +420,19 @@ impl Tables {
                 };
                 BTreeMap::from([("server-1".into(), Record::Server(server))])
             }
+            Topic::Events => {
+                self.events.iter().map(|event| (event.key(), Record::Event(event.clone()))).collect()
+            }
+            Topic::Queries(wanted) => self
+                .queries
+                .iter()
+                .filter(|(id, _)| wanted.is_none_or(|wanted| wanted == **id))
+                .map(|(id, query)| (id.to_string(), Record::Query(query.clone())))
+                .collect(),
             Topic::JoinTokens => {
                 self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.clone()))).collect()
             }
-            Topic::Kv(_) => BTreeMap::new(),
+            Topic::Kv(_) | Topic::Sessions(_) | Topic::Session(_) | Topic::Txn(_) => BTreeMap::new(),
         }
     }
 

@@ -17,7 +17,6 @@ use crate::pool::Lease;
 use crate::reply;
 use crate::report::Framing;
 use crate::route::{Backend, Budget, InFlight, Route};
-use crate::stream::Stream;
 use crate::tunnel::{ALPN_H1, ALPN_H2};
 
 /// How one attempt ended.
@@ -151,7 +150,7 @@ async fn connect(
 ) -> Result<http2::SendRequest<Body>, DialError> {
     let alpn = if framing == Framing::Http1 { ALPN_H1 } else { ALPN_H2 };
     let io = dial::peer(&departure.worker, route, backend, alpn, within).await?;
-    dial::speak_http2(&departure.worker, Stream::from(io), true, &backend.endpoint.address.to_string()).await
+    dial::speak_http2(&departure.worker, io, true, &backend.endpoint.address.to_string()).await
 }
 
 /// The far end said that it did not, and will not, look at this stream (RFC 9113, 6.8 and 8.7).

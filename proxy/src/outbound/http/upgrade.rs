@@ -18,7 +18,6 @@ use crate::relay::relay_upgraded;
 use crate::reply;
 use crate::report::Framing;
 use crate::route::{Backend, Budget, InFlight, Route};
-use crate::stream::Stream;
 use crate::tunnel::ALPN_UPGRADE;
 
 pub(super) async fn forward(
@@ -100,7 +99,7 @@ async fn connect(
     within: Duration,
 ) -> Result<Sender, DialError> {
     let io = dial::peer(&departure.worker, route, backend, ALPN_UPGRADE, within).await?;
-    dial::speak_http1(&departure.worker, Stream::from(io), &backend.endpoint.address.to_string()).await
+    dial::speak_http1(&departure.worker, io, &backend.endpoint.address.to_string()).await
 }
 
 async fn exchange(

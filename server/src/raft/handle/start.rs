@@ -8,11 +8,11 @@ use openraft::{Config, SnapshotPolicy};
 use purlin_model::command::LEVEL;
 use tokio::sync::{Mutex, Semaphore, watch};
 
-use super::{IN_FLIGHT_KIB, Inner, Raft, RaftHandle, leadership};
+use super::{IN_FLIGHT_KIB, Inner, Raft, RaftHandle, leadership, space};
 use crate::raft::log::{LogOpenError, LogStore};
 use crate::raft::machine::{Hook, Loaded, Machine, Store};
 use crate::raft::network::{Book, Network, Transport};
-use crate::raft::serve::Incoming;
+use crate::raft::serve::{Incoming, LEASE};
 use crate::raft::snapshot::{SnapshotError, SnapshotStore};
 use crate::raft::types::ServerNode;
 
@@ -61,7 +61,7 @@ impl RaftOptions {
             cluster_name: "purlin".into(),
             heartbeat_interval: 100,
             election_timeout_min: 300,
-            election_timeout_max: 600,
+            election_timeout_max: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
             enable_pre_vote: Some(true),
             // A restarted leader asks again: its state may be a moment behind what it had acknowledged.
             enable_leader_restore: Some(false),
@@ -115,7 +115,7 @@ impl From<SnapshotError> for StartError {
 }
 
 /// What the disk holds, checked to fit together. Blocks on the disk.
-fn open<M: Machine>(
+pub(crate) fn open<M: Machine>(
     options: &RaftOptions,
     empty: M,
 ) -> Result<(SnapshotStore, Loaded<M>, LogStore), StartError> {
@@ -147,9 +147,11 @@ impl<M: Machine> RaftHandle<M> {
         let config = options.config().validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let (own, level) = (options.node_id, options.level);
         let node = ServerNode { name: options.name.clone(), address: options.address.clone() };
+        let snapshot_dir = options.dir.join("snapshots");
         let opened = tokio::task::spawn_blocking(move || open(&options, empty)).await;
         let (snapshots, loaded, log) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
         let gauge = log.gauge();
+        let incoming = Incoming::new(level, gauge.clone(), snapshot_dir.clone());
         let store = Store::new(loaded, snapshots, hook);
         let applied = store.subscribe();
         let book = Book::default();
@@ -172,11 +174,14 @@ impl<M: Machine> RaftHandle<M> {
             dead,
             stopping,
             log: gauge,
-            incoming: Incoming::new(level),
+            incoming,
             in_flight: Semaphore::new(IN_FLIGHT_KIB),
             changing: Mutex::default(),
             proposals: AtomicU64::new(0),
+            snapshots: snapshot_dir,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let handle = Self { inner: Arc::new(inner) };
+        tokio::spawn(space::watch(Arc::downgrade(&handle.inner)));
+        Ok(handle)
     }
 }

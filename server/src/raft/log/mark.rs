@@ -66,7 +66,16 @@ impl Mark {
     pub(super) fn lower(&mut self, from: u64) -> io::Result<()> {
         let below = from.checked_sub(1);
         self.reached.last = self.reached.last.min(below);
-        if self.written.last > below { self.write() } else { Ok(()) }
+        if self.written.last <= below {
+            return Ok(());
+        }
+        let lowered = self.write();
+        if lowered.is_err() && std::fs::remove_file(&self.path).is_ok() {
+            // No mark claims nothing, and needs no room on a full disk.
+            self.written = Reached::default();
+            return Ok(());
+        }
+        lowered
     }
 
     /// Writes it down if there is news and the last time is long enough ago.

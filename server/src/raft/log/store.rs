@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -15,9 +16,10 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, watch};
 
 use super::mark::Mark;
+use super::reserve::Reserve;
 use super::tail::{Inner, Tail};
 use super::writer::{Change, Done, Job, QUEUE, Writer};
-use super::{Batch, DurableSled, VALUE_BYTES};
+use super::{Batch, Change as SpaceChange, DurableSled, VALUE_BYTES};
 use crate::raft::codec::{self, Ballot, Position};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -100,6 +102,14 @@ struct Shared {
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Dropped last: who waits for it knows that the files are closed.
     closed: watch::Sender<()>,
+    written: Arc<Written>,
+}
+
+/// What was appended since start.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) entries: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 impl Drop for Shared {
@@ -126,14 +136,38 @@ impl LogStore {
         let mark = Mark::open(db.dir(), facts.last.map(|last| last.index), term)?;
         let (db, tail) = (Arc::new(db), Arc::new(Tail::new(facts)));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(db.clone(), tail.clone(), queue, purged, mark);
+        let written = Arc::new(Written::default());
+        let writer = Writer::new(db.clone(), tail.clone(), queue, purged, mark, written.clone());
         let thread = std::thread::Builder::new().name("raft-log".into()).spawn(move || writer.run())?;
         let (thread, closed) = (Mutex::new(Some(thread)), watch::Sender::new(()));
-        Ok(Self { shared: Arc::new(Shared { db, tail, jobs: Some(jobs), thread, closed }) })
+        Ok(Self { shared: Arc::new(Shared { db, tail, jobs: Some(jobs), thread, closed, written }) })
     }
 
     pub(crate) fn gauge(&self) -> LogGauge {
         LogGauge { shared: Arc::downgrade(&self.shared), closed: self.shared.closed.subscribe() }
+    }
+
+    /// Every entry from `first` on, some at a time. Blocks on the disk.
+    pub(crate) fn read_all(&self, first: u64) -> impl Iterator<Item = io::Result<Entry>> + use<> {
+        let end = self.bounds().1.map_or(0, |last| last + 1);
+        let db = self.shared.db.clone();
+        let slices = (first..end).step_by(READ_ENTRIES as usize).map(move |from| {
+            let range = from..end.min(from + READ_ENTRIES);
+            let found = read_entries(&db, range.clone())?;
+            if (found.len() as u64) < range.end - range.start {
+                return Err(hole(&db, range, &found));
+            }
+            Ok(found)
+        });
+        slices.flat_map(|slice: io::Result<Vec<Entry>>| match slice {
+            Ok(found) => found.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
+    }
+
+    /// Up to here a majority was known to have the log.
+    pub(crate) fn committed(&self) -> Option<u64> {
+        self.shared.tail.read().committed.map(|id| id.index)
     }
 
     pub(crate) fn has_vote(&self) -> bool {
@@ -181,6 +215,7 @@ impl LogStore {
 }
 
 /// Looks at the log without keeping it open.
+#[derive(Clone)]
 pub(crate) struct LogGauge {
     shared: Weak<Shared>,
     closed: watch::Receiver<()>,
@@ -193,6 +228,54 @@ impl LogGauge {
 
     pub(crate) fn syncs(&self) -> u64 {
         self.shared.upgrade().map_or(0, |shared| shared.db.syncs())
+    }
+
+    /// Entries and bytes that were appended since start.
+    pub(crate) fn appended(&self) -> (u64, u64) {
+        self.shared.upgrade().map_or((0, 0), |shared| {
+            let written = &shared.written;
+            (written.entries.load(Ordering::Relaxed), written.bytes.load(Ordering::Relaxed))
+        })
+    }
+
+    fn reserve<T>(&self, gone: T, ask: impl FnOnce(&Reserve) -> T) -> T {
+        self.shared.upgrade().map_or(gone, |shared| ask(shared.db.reserve()))
+    }
+
+    /// Looks at the disk: what changed since the last look. `None`: the log is closed.
+    pub(crate) fn look(&self) -> Option<Option<SpaceChange>> {
+        self.reserve(None, |reserve| Some(reserve.look()))
+    }
+
+    /// Writes of clients are to be refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.reserve(false, Reserve::is_full)
+    }
+
+    /// Entries of the leader are to be refused.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.reserve(false, Reserve::is_exhausted)
+    }
+
+    /// Bytes that the log can count on, and those that are free for anybody.
+    pub(crate) fn room(&self) -> u64 {
+        self.reserve(0, Reserve::room)
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.reserve(0, Reserve::free)
+    }
+
+    /// As if others had filled the disk, or freed it.
+    #[cfg(test)]
+    pub(crate) fn deny_space(&self, deny: bool) {
+        self.deny_space_unseen(deny);
+        self.look();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn deny_space_unseen(&self, deny: bool) {
+        self.reserve((), |reserve| reserve.deny(deny));
     }
 
     /// Resolves when the log's files are closed.

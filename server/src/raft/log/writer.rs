@@ -5,12 +5,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 
 use super::mark::Mark;
-use super::store::{self, COMMITTED, PURGED, VOTE};
+use super::store::{self, COMMITTED, PURGED, VOTE, Written};
 use super::tail::Tail;
 use super::{Batch, DurableSled};
 use crate::raft::codec::{self, Ballot, Position};
@@ -21,6 +23,8 @@ pub(super) const QUEUE: usize = 256;
 /// One group: what shares a sync.
 const GROUP_JOBS: usize = 256;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Between two looks whether there is space again.
+const SPACE_RETRY: Duration = Duration::from_millis(200);
 /// Keys that are deleted with one group, so that purging never holds up a write for long.
 const PURGE_KEYS: usize = 512;
 
@@ -85,6 +89,7 @@ pub(super) struct Writer {
     /// Entries up to here may still lie on the disk although the log starts behind them.
     purging: Option<u64>,
     mark: Mark,
+    written: Arc<Written>,
     failed: Option<(io::ErrorKind, String)>,
 }
 
@@ -107,8 +112,9 @@ impl Writer {
         jobs: mpsc::Receiver<Job>,
         purging: Option<u64>,
         mark: Mark,
+        written: Arc<Written>,
     ) -> Self {
-        Self { db, tail, jobs, purging, mark, failed: None }
+        Self { db, tail, jobs, purging, mark, written, failed: None }
     }
 
     /// Until the last sender is gone.
@@ -141,7 +147,7 @@ impl Writer {
 
     /// Waits for work, and deletes purged entries as long as there is none.
     fn next(&mut self) -> Option<Job> {
-        while self.purging.is_some() && self.failed.is_none() {
+        while self.purging.is_some() && self.failed.is_none() && !self.db.reserve().is_full() {
             match self.jobs.try_recv() {
                 Ok(job) => return Some(job),
                 Err(mpsc::error::TryRecvError::Disconnected) => return None,
@@ -216,7 +222,8 @@ impl Writer {
     /// What may ride along with a write but is not worth a sync of its own.
     fn add_lazy(&mut self, group: &mut Group) {
         self.add_committed(group);
-        let Some(upto) = self.purging else { return };
+        // On a full disk it must not happen that the engine gives back what it then cannot have any more.
+        let Some(upto) = self.purging.filter(|_| !self.db.reserve().is_full()) else { return };
         let (low, high) = store::range(0..upto + 1);
         match self.db.keys(&low, &high, PURGE_KEYS) {
             Ok(keys) => {
@@ -242,13 +249,15 @@ impl Writer {
     fn finish(&mut self, group: Group) {
         let result = match &self.failed {
             Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
-            None => self.db.commit(group.batch),
+            None => self.await_space(group.bytes).and_then(|()| self.db.commit(group.batch)),
         };
         match result {
             Ok(()) => {
                 for (first, sizes) in &group.appended {
                     self.tail.durable(*first, sizes);
                     self.mark.reached(first + sizes.len().saturating_sub(1) as u64);
+                    self.written.entries.fetch_add(sizes.len() as u64, Ordering::Relaxed);
+                    self.written.bytes.fetch_add(sizes.iter().sum::<usize>() as u64, Ordering::Relaxed);
                 }
                 if let Some(term) = group.term {
                     self.mark.voted(term);
@@ -264,6 +273,22 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// A write that the disk has no room for is not begun: who waits for it waits until there is.
+    fn await_space(&self, bytes: usize) -> io::Result<()> {
+        let mut said = false;
+        while !self.db.reserve().admits(bytes as u64) {
+            if self.jobs.is_closed() {
+                let text = "the server stops with writes that the full disk had no room for: nobody was told of them";
+                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::error!(bytes, "storage is full: writes to the raft log wait for space");
+            }
+            std::thread::sleep(SPACE_RETRY);
+        }
+        Ok(())
     }
 
     fn fail(&mut self, error: &io::Error) {

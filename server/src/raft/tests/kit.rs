@@ -99,6 +99,10 @@ impl Cluster {
         cluster
     }
 
+    pub(super) fn dir(&self, id: u64) -> &std::path::Path {
+        self.dirs[&id].path()
+    }
+
     pub(super) fn start(&mut self, id: u64) {
         self.start_as(id, node(id));
     }

@@ -155,7 +155,9 @@ async fn write(dir: &Path, forget_sync: bool) -> std::io::Result<()> {
             acknowledge("vote", step);
         }
         if step % 40 == 0 {
-            snapshots.save(&meta(next - 1), said(next - 1).as_bytes()).map_err(std::io::Error::other)?;
+            snapshots
+                .save(&meta(next - 1), |out| out.write_all(said(next - 1).as_bytes()))
+                .map_err(std::io::Error::other)?;
             acknowledge("snapshot", next - 1);
             log.purge(at(next / 2)).await?;
         }

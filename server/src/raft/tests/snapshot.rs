@@ -23,7 +23,8 @@ fn the_last_two_are_kept_and_the_newest_is_read() {
     let store = SnapshotStore::open(dir.path()).unwrap();
     assert!(store.newest().unwrap().0.is_none());
     for index in [5, 90, 1_000] {
-        store.save(&meta(index), format!("state at {index}").as_bytes()).unwrap();
+        let state = format!("state at {index}");
+        store.save(&meta(index), |out| out.write_all(state.as_bytes())).unwrap();
     }
     let (newest, damaged) = store.newest().unwrap();
     let newest = newest.unwrap();
@@ -45,7 +46,7 @@ fn what_a_crash_left_is_cleaned_up_and_never_read() {
 /// The image of a small snapshot, and the path it must lie at.
 fn image(dir: &std::path::Path) -> (SnapshotStore, std::path::PathBuf, Vec<u8>) {
     let store = SnapshotStore::open(dir).unwrap();
-    store.save(&meta(3), b"state").unwrap();
+    store.save(&meta(3), |out| out.write_all(b"state")).unwrap();
     let file = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
     let bytes = std::fs::read(&file).unwrap();
     (store, file, bytes)

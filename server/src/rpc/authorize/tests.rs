@@ -42,6 +42,8 @@ fn the_matrix() {
         (Resource::Shared, Access::Read, [false, true, true]),
         (Resource::Shared, Access::Write, [false, false, true]),
         (Resource::Policy, Access::Write, [false, true, true]),
+        (Resource::Query, Access::Write, [false, true, true]),
+        (Resource::Event, Access::Write, [false, true, true]),
         (Resource::Membership, Access::Write, [false, true, true]),
         (Resource::OwnIdentity, Access::Write, [false, true, true]),
         (Resource::Internal, Access::Write, [false, false, true]),
@@ -77,6 +79,7 @@ fn a_service_and_a_member_of_another_mesh_are_nobody() {
     let member = |trust_domain: &str, subject| Peer::Member {
         identity: Identity { trust_domain: TrustDomain(trust_domain.into()), subject },
         certificate: [0; 32],
+        issuer: None,
     };
     let agent = Subject::Agent { datacenter: Datacenter::default(), node: name("h1") };
     assert_eq!(
@@ -86,6 +89,8 @@ fn a_service_and_a_member_of_another_mesh_are_nobody() {
     assert!(Caller::of(&member("two.mesh.internal", agent), &domain).is_err());
     let web = ServiceKey::new(ServiceName::new("web").unwrap());
     let service = Identity::service(domain.clone(), Datacenter::default(), &web);
-    assert!(Caller::of(&Peer::Member { identity: service, certificate: [0; 32] }, &domain).is_err());
+    assert!(
+        Caller::of(&Peer::Member { identity: service, certificate: [0; 32], issuer: None }, &domain).is_err()
+    );
     assert_eq!(Caller::of(&Peer::Stranger, &domain), Ok(Caller::Stranger));
 }

@@ -115,6 +115,87 @@ fn the_name_of_a_live_node_is_refused_and_that_of_a_dead_one_taken_over() {
 }
 
 #[test]
+fn what_a_host_that_left_had_registered_goes_and_it_may_come_back() {
+    let mut log = with_token(5);
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    log.yes(register(member("h1", 1), Some(instance("web-1", "web")), vec![]));
+    let release = || Command::ReleaseNode { node: node_name("h1") };
+    assert!(log.refused(release()).1.contains("has not left"));
+    log.yes(status("h1", NodeStatus::Failed));
+    assert!(log.refused(release()).1.contains("has not left"));
+    log.yes(status("h1", NodeStatus::Left));
+    assert_eq!(log.state.left_with_something().collect::<Vec<_>>(), [&node_name("h1")]);
+    log.yes(release());
+    assert_eq!(log.state.left_with_something().count(), 0);
+    assert_eq!(log.keys(&Topic::Services), [""; 0]);
+    assert_eq!(log.keys(&Topic::Checks(None)), [""; 0]);
+    assert_eq!(log.keys(&Topic::Nodes), ["h1"]);
+    log.yes(Command::AnnounceNode(member("h1", 1)));
+    assert_eq!(log.keys(&Topic::Checks(Some(Status::Passing))), ["h1/serfHealth"]);
+    let (outcome, _) = log.apply(Command::ReleaseNode { node: node_name("h9") });
+    assert_eq!(outcome.result, Ok(Done::Deleted { existed: false }));
+}
+
+#[test]
+fn a_host_that_was_reaped_comes_back_by_its_certificate_until_it_is_removed_or_replaced() {
+    let key = |id: u8| vec![id; 32];
+    let reaped = || {
+        let mut log = with_token(5);
+        log.yes(Command::Join(join("t1", "h1", 1)));
+        log.yes(record("h1", 9, 3600));
+        let reap = || Command::ReapNode { node: node_name("h1") };
+        assert_eq!(log.refused(reap()).0, FaultCode::Conflict);
+        log.yes(status("h1", NodeStatus::Failed));
+        assert_eq!(log.state.gone_agents().collect::<Vec<_>>(), [&node_name("h1")]);
+        let (outcome, _) = log.apply(reap());
+        assert_eq!(outcome.result, Ok(Done::Deleted { existed: true }));
+        assert!(log.state.node(&node_name("h1")).is_none());
+        assert!(log.state.knows_certificate(&node_name("h1"), &[9; 32]));
+        let until = log.state.joined_until(&node_name("h1"), &key(1));
+        assert_eq!(until, Some(NOW.plus(Duration::from_secs(3600))));
+        assert_eq!(log.state.joined_until(&node_name("h1"), &key(2)), None, "another key");
+        log
+    };
+    let is_out = |log: &Log| {
+        assert!(log.state.is_revoked(&[9; 32]) && !log.state.knows_certificate(&node_name("h1"), &[9; 32]));
+        assert_eq!(log.state.joined_until(&node_name("h1"), &key(1)), None);
+    };
+    let mut log = reaped();
+    log.yes(record("h1", 10, 7200));
+    log.yes(Command::AnnounceNode(member("h1", 1)));
+    assert_eq!(log.state.node(&node_name("h1")).unwrap().status, NodeStatus::Alive);
+
+    // The same host with a token, and then another of its name.
+    let mut log = reaped();
+    log.yes(Command::Join(join("t1", "h1", 1)));
+    assert!(log.state.knows_certificate(&node_name("h1"), &[9; 32]));
+    let mut log = reaped();
+    log.yes(Command::Join(join("t1", "h1", 2)));
+    is_out(&log);
+
+    let mut log = reaped();
+    for existed in [true, false] {
+        let (outcome, _) = log.apply(Command::RemoveNode { node: node_name("h1") });
+        assert_eq!(outcome.result, Ok(Done::Deleted { existed }));
+    }
+    is_out(&log);
+    assert!(log.refused(record("h1", 11, 60)).1.contains("was removed"));
+}
+
+#[test]
+fn servers_and_external_nodes_are_not_reaped() {
+    let mut log = with_token(5);
+    log.yes(token("t2", NodeRole::Server, 1));
+    log.yes(Command::Join(Join { role: NodeRole::Server, ..join("t2", "s1", 1) }));
+    log.yes(status("s1", NodeStatus::Failed));
+    log.yes(register(node("db"), None, vec![]));
+    for name in ["s1", "db"] {
+        assert_eq!(log.refused(Command::ReapNode { node: node_name(name) }).0, FaultCode::Conflict);
+    }
+    assert_eq!(log.state.gone_agents().count(), 0);
+}
+
+#[test]
 fn an_external_node_keeps_its_name() {
     let mut log = with_token(5);
     log.yes(register(node("h1"), None, vec![]));

@@ -4,7 +4,9 @@ use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{collection, proptest};
 use purlin_model::command::{Deregister, DeregisterWhat, JoinToken, LEVEL};
 use purlin_model::config_entry::{ConfigBody, ConfigEntry, ServiceDefaults};
+use purlin_model::event::UserEvent;
 use purlin_model::intention::{Party, Rule, SourceIntention};
+use purlin_model::query::{PreparedQuery, ServiceQuery};
 use purlin_model::service::Protocol;
 
 use super::*;
@@ -82,6 +84,16 @@ fn commands() -> impl Strategy<Value = Command> {
         (names(), names()).prop_map(|(source, destination)| Command::DeleteIntention {
             source: Party::parse(&source).unwrap(),
             destination: Party::parse(&destination).unwrap(),
+        }),
+        (names(), any::<u128>()).prop_map(|(name, id)| {
+            let id = uuid::Uuid::from_u128(id);
+            Command::FireEvent(UserEvent { id, name, ..UserEvent::default() })
+        }),
+        (names(), 0..4u128, any::<bool>(), any::<bool>()).prop_map(|(name, id, create, put)| {
+            let id = uuid::Uuid::from_u128(id);
+            let service = ServiceQuery { service: name.clone(), ..ServiceQuery::default() };
+            let query = PreparedQuery { id, name, service, ..PreparedQuery::default() };
+            if put { Command::PutQuery { query, create } } else { Command::DeleteQuery { id } }
         }),
     ]
 }

@@ -193,9 +193,9 @@ async fn a_session_goes_both_ways_until_one_side_finishes() {
         let opening = read_call(&mut stream).await.unwrap();
         assert_eq!(opening.method, SESSION);
         assert_eq!(opening.decode::<OpenSession>().unwrap().version, "0.1.0");
-        accept_session(stream, Opened { beat_ms: 1000 }).await.unwrap()
+        accept_session(stream, Opened { beat_ms: 1000, history: None }).await.unwrap()
     };
-    let open = OpenSession { version: "0.1.0".into() };
+    let open = OpenSession { version: "0.1.0".into(), ..OpenSession::default() };
     let (session, (mut down, mut up)) = tokio::join!(open_session(&*near, &open, PATIENCE), server);
     let mut session = session.unwrap();
     assert_eq!(session.opened.beat_ms, 1000);

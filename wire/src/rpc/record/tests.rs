@@ -6,7 +6,7 @@ use crate::rpc::{Item, samples};
 
 #[test]
 fn every_kind_reads_back_and_has_a_name_of_its_own() {
-    let samples = samples::records();
+    let samples = samples::all_records();
     let items: Vec<Item> = samples.iter().map(|record| Item::new("key", record).unwrap()).collect();
     let kinds: BTreeSet<&str> = items.iter().map(|item| item.kind.as_str()).collect();
     assert_eq!(kinds.len(), samples.len());
