@@ -21,6 +21,7 @@ mod health;
 mod intentions;
 mod join_token;
 mod kv;
+mod linger;
 mod listen;
 mod lookup;
 mod members;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
+use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -14,6 +15,7 @@ use tracing::{debug, info};
 
 use super::Api;
 use super::answer::{Answer, Body, Failure};
+use super::linger::linger;
 use super::request::{Peer, Query, Request, Upload, names_this_host};
 use super::router::{Found, Route, find};
 use super::routes::routes;
@@ -71,26 +73,45 @@ impl Dispatch {
         query: Query,
         peer: Peer,
     ) -> Result<Answer, Failure> {
-        let (parts, body) = request.into_parts();
-        let (handler, parameters) = match find(&self.routes, &parts.method, parts.uri.path())? {
-            Found::Handler(handler, parameters) => (handler, parameters),
+        let (parts, mut body) = request.into_parts();
+        let (handler, parameters) = match self.admit(&parts, &query, peer) {
+            Ok(admitted) => admitted,
+            Err(answer) => {
+                linger(body, &parts.headers);
+                return Ok(answer);
+            }
+        };
+        let (body, upload) = match parts.uri.path() {
+            snapshot::PATH => (Bytes::new(), Upload::new(body)),
+            _ => match receive(&mut body).await {
+                Ok(bytes) => (bytes, Upload::default()),
+                Err(failure) => {
+                    linger(body, &parts.headers);
+                    return Err(failure);
+                }
+            },
+        };
+        let request = Request { parameters, query, headers: parts.headers, body, upload, peer };
+        handler(&self.api, &request).await
+    }
+
+    /// Who answers the request; or the answer, where its head says enough.
+    fn admit(&self, parts: &Parts, query: &Query, peer: Peer) -> Result<(Handler, Vec<String>), Answer> {
+        let found = find(&self.routes, &parts.method, parts.uri.path()).map_err(Failure::into_answer)?;
+        let (handler, parameters) = match found {
+            Found::Handler(handler, parameters) => (*handler, parameters),
             Found::Methods(allowed) if parts.method == Method::OPTIONS => {
-                return Ok(Answer::empty().header(ALLOW_NAME, allowed));
+                return Err(Answer::empty().header(ALLOW_NAME, allowed));
             }
             Found::Methods(allowed) => {
                 let text = format!("method {} not allowed", parts.method);
                 let answer = Failure::new(StatusCode::METHOD_NOT_ALLOWED, text).into_answer();
-                return Ok(answer.header(ALLOW_NAME, allowed));
+                return Err(answer.header(ALLOW_NAME, allowed));
             }
         };
-        refuse_foreign_pages(&parts.method, &parts.headers, peer)?;
-        self.check_scope(&query, &parts.headers)?;
-        let (body, upload) = match parts.uri.path() {
-            snapshot::PATH => (Bytes::new(), Upload::new(body)),
-            _ => (receive(body).await?, Upload::default()),
-        };
-        let request = Request { parameters, query, headers: parts.headers, body, upload, peer };
-        handler(&self.api, &request).await
+        refuse_foreign_pages(&parts.method, &parts.headers, peer).map_err(Failure::into_answer)?;
+        self.check_scope(query, &parts.headers).map_err(Failure::into_answer)?;
+        Ok((handler, parameters))
     }
 
     /// There is one datacenter and one namespace; a question about another is an error, not an empty answer.
@@ -135,7 +156,7 @@ fn refuse_foreign_pages(method: &Method, headers: &HeaderMap, peer: Peer) -> Res
     }
 }
 
-async fn receive(body: Incoming) -> Result<Bytes, Failure> {
+async fn receive(body: &mut Incoming) -> Result<Bytes, Failure> {
     let too_large = || {
         Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -8,14 +8,15 @@ use futures_util::stream;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Body as _, Frame};
+use hyper::body::{Body as _, Frame, Incoming};
 use purlin_model::Revision;
-use purlin_wire::rpc::Consistency;
+use purlin_wire::rpc::{Consistency, SnapshotRestored};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::Api;
 use super::answer::{Answer, Content, Failure};
+use super::linger::linger;
 use super::read::{Mode, Source};
 use super::request::Request;
 
@@ -66,6 +67,20 @@ pub(super) async fn restore(api: &Api, request: &Request) -> Result<Answer, Fail
     let Some(mut body) = request.upload.take() else {
         return Err(Failure::invalid("the body must be a snapshot"));
     };
+    let restored = match feed(api, &mut body).await {
+        Ok(restored) => restored,
+        Err(failure) => {
+            linger(body, &request.headers);
+            return Err(failure);
+        }
+    };
+    api.core.visible(restored.revision).await;
+    let answer =
+        if restored.notes.is_empty() { Answer::empty() } else { Answer::text(restored.notes.join("\n")) };
+    Ok(answer.header("x-consul-index", restored.revision.0.to_string()))
+}
+
+async fn feed(api: &Api, body: &mut Incoming) -> Result<SnapshotRestored, Failure> {
     let mut restoring = api.core.restore_snapshot(body.size_hint().exact()).await?;
     loop {
         let piece = timeout(PIECE_TIME, body.frame()).await.map_err(|_| {
@@ -79,9 +94,5 @@ pub(super) async fn restore(api: &Api, request: &Request) -> Result<Answer, Fail
         let bytes: Bytes = piece.into_data().unwrap_or_default();
         restoring.send(bytes).await?;
     }
-    let restored = restoring.finish().await?;
-    api.core.visible(restored.revision).await;
-    let answer =
-        if restored.notes.is_empty() { Answer::empty() } else { Answer::text(restored.notes.join("\n")) };
-    Ok(answer.header("x-consul-index", restored.revision.0.to_string()))
+    Ok(restoring.finish().await?)
 }
