@@ -22,7 +22,7 @@ const MAY_KNOW: [(&str, &[&str]); 7] = [
 
 /// What their tests may know beyond that.
 const TESTS_MAY_KNOW: [(&str, &[&str]); 2] =
-    [("purlin", &["purlin-history"]), ("purlin-server", &["purlin-agent", "purlin-history"])];
+    [("purlin", &["purlin-history"]), ("purlin-server", &["purlin-history"])];
 
 /// Crates that only one file or folder may name, and which.
 const ONLY_IN: [(&str, &[&str]); 4] = [

@@ -25,8 +25,8 @@ def sessions(c):
     assert s.node("h1")[1] == []
     assert s.renew(one)["ID"] == one
     assert "not found" in raises(ConsulException, lambda: s.renew("11111111-1111-1111-1111-111111111111"))
-    woken = []
-    thread = threading.Thread(target=lambda: woken.append(consul.Consul().session.list(index=s.list()[0], wait="30s")))
+    woken, index = [], s.list()[0]
+    thread = threading.Thread(target=lambda: woken.append(consul.Consul().session.list(index=index, wait="30s")))
     thread.start()
     assert s.destroy(one) is True
     thread.join(10)

@@ -10,7 +10,7 @@ use crate::kit::{Agent, Lab, until};
 
 pub const STORIES: &[(&str, fn())] = &[
     ("operator::servers_are_listed_and_another_leads", servers_are_listed_and_another_leads),
-    ("operator::a_server_is_taken_out", a_server_is_taken_out),
+    ("operator::a_server_is_taken_out_and_comes_back", a_server_is_taken_out_and_comes_back),
     ("operator::a_dead_server_is_replaced_by_an_empty_one", a_dead_server_is_replaced_by_an_empty_one),
     ("operator::autopilot_takes_the_dead_out", autopilot_takes_the_dead_out),
     ("operator::a_leader_leaves_in_order", a_leader_leaves_in_order),
@@ -138,7 +138,7 @@ fn servers_are_listed_and_another_leads() {
     assert_eq!(usage["Usage"]["dc1"]["Nodes"], 4, "{usage}");
 }
 
-fn a_server_is_taken_out() {
+fn a_server_is_taken_out_and_comes_back() {
     let lab = Lab::new(3);
     let mut servers = cluster(&lab);
     let names = [1, 2, 3].map(|n| lab.host(n).name.as_str());
@@ -152,6 +152,9 @@ fn a_server_is_taken_out() {
     Ran::purlin(&servers[0].host, &["operator", "raft", "remove-peer", &address])
         .fails(1, &["was not found in the Raft configuration"]);
     write(&[&servers[0], &servers[1]], "with-two");
+    servers[2].again();
+    await_voters(&servers[0], &names);
+    write(&servers.iter().rev().collect::<Vec<_>>(), "with-three");
 }
 
 fn a_dead_server_is_replaced_by_an_empty_one() {

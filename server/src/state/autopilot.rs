@@ -57,7 +57,8 @@ impl Draft {
         Ok(Done::Yes)
     }
 
-    /// A server that belongs to the cluster no more is not to be called.
+    /// A server that belongs to the cluster no more is not to be called. It was perhaps only off for a while, so it stays
+    /// trusted and may come back, until its node is removed.
     pub(super) fn drop_server(&mut self, node: &NodeName) -> Result<Done, Fault> {
         self.mesh()?;
         let existed = self.state.mesh.servers.contains_key(node);

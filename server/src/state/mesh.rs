@@ -157,9 +157,8 @@ impl Draft {
         Ok(Done::Yes)
     }
 
-    /// A node that is gone is no server any more.
+    /// A node that is no server any more is not to be called. Whether it is still trusted is another question.
     pub(super) fn forget_server(&mut self, name: &NodeName) {
-        self.distrust_server(name);
         if self.state.mesh.servers.remove(name).is_some() {
             self.touch(Topic::Servers, name.as_str());
             self.raise_level();

@@ -198,6 +198,7 @@ impl Draft {
 
     /// Nothing is left of the host, and its certificates count no more.
     pub(super) fn forget_member(&mut self, name: &NodeName) {
+        self.distrust_server(name);
         self.forget_server(name);
         self.revoke_certificates(name);
         self.drop_node(name);

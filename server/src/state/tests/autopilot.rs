@@ -63,6 +63,8 @@ fn what_is_told_of_servers_follows_the_leader_and_keeps_the_rest() {
     assert!(log.state.servers().all(|server| server.level == 2 && server.sealing == [1]));
     assert_eq!(log.yes(command.clone()).keys, []);
 
+    let signs = Command::PutIntermediate { node: node_name("s3"), certificate_pem: "PEM".into() };
+    log.yes(signs);
     let forget = Command::ForgetServer { node: node_name("s3") };
     for existed in [true, false] {
         let (outcome, touched) = log.apply(forget.clone());
@@ -70,5 +72,7 @@ fn what_is_told_of_servers_follows_the_leader_and_keeps_the_rest() {
         assert_eq!(touched.keys.len(), usize::from(existed));
     }
     assert_eq!(flags(&log).len(), 2);
+    // It may only have been off for long: what it signs is believed until its node is removed.
+    assert!(log.state.knows_intermediate(&node_name("s3"), "PEM"));
     assert_eq!((command.level(), forget.level()), (2, 2));
 }
