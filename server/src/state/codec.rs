@@ -22,6 +22,7 @@ use super::event::Events;
 use super::history::History;
 use super::kv::{Kv, StoredKv};
 use super::mesh::MeshTable;
+use super::query::Queries;
 use super::request::Requests;
 use super::restore::Restoring;
 use super::session::{Sessions, StoredSessions};
@@ -101,7 +102,7 @@ impl State {
             mesh: self.mesh.clone(),
             certificates: self.certificates.clone(),
             events: self.events.clone(),
-            queries: self.queries.values().cloned().collect(),
+            queries: self.queries.iter().cloned().collect(),
             requests: self.requests.to_list(),
             touches: self.touches.clone(),
             kv: self.kv.store(),
@@ -146,7 +147,7 @@ impl State {
             mesh: stored.mesh,
             certificates: stored.certificates,
             events: stored.events,
-            queries: stored.queries.into_iter().map(|query| (query.id, query)).collect(),
+            queries: Queries::load(stored.queries),
             requests: Requests::from_list(stored.requests),
             touches: stored.touches,
             kv: Kv::load(stored.kv),

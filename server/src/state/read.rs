@@ -47,7 +47,7 @@ impl State {
             Topic::Queries(Some(id)) => self.one(topic, &id.to_string()),
             Topic::Queries(None) => {
                 let queries = self.queries.iter();
-                queries.map(|(id, query)| (id.to_string(), Record::Query((**query).clone()))).collect()
+                queries.map(|query| (query.id.to_string(), Record::Query((**query).clone()))).collect()
             }
             Topic::JoinTokens => {
                 self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.info()))).collect()
@@ -153,7 +153,7 @@ impl State {
             Topic::Queries(wanted) => {
                 let id = uuid::Uuid::try_parse(key).ok()?;
                 let asked = wanted.is_none_or(|wanted| wanted == id);
-                let query = self.queries.get(&id).filter(|_| asked)?;
+                let query = self.queries.get(id).filter(|_| asked)?;
                 Some(Record::Query((**query).clone()))
             }
             Topic::JoinTokens => self.tokens.get(key).map(|token| Record::JoinToken(token.info())),

@@ -1,6 +1,7 @@
 //! Sessions, the checks that they hang on, and the delays that they leave on the keys they held.
 //!
-//! Whatever ends a session (its checks, its host, its maker, its time) lets its keys go in the same step.
+//! Whatever ends a session (its checks, its host, its maker, its time) lets its keys go in the same step,
+//! and takes the prepared queries along that were bound to it.
 
 use std::sync::Arc;
 
@@ -173,6 +174,7 @@ impl Draft {
             }
             self.kv.push(super::KvChange::Key(key));
         }
+        self.delete_queries_of(id);
         true
     }
 

@@ -26,7 +26,7 @@ async fn who_is_refused_while_sending_still_hears_why() {
     for (path, length, said) in [
         ("/v1/kv/large", 8 << 20, "HTTP/1.1 413"),
         ("/v1/kv/elsewhere?dc=none", 400 << 10, "HTTP/1.1 500"),
-        ("/v1/snapshot", 8 << 20, "HTTP/1.1 400"),
+        ("/v1/snapshot", 8 << 20, "HTTP/1.1 404"),
     ] {
         let mut client = host.connect().await;
         let head = format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");

@@ -88,9 +88,10 @@ fn a_name_stands_for_one_query() {
     // Its own name is no other's.
     log.yes(replace(query(1, "Web")));
     log.yes(replace(template(2, "")));
-    let session = Some(Uuid::from_u128(9));
     for n in [4, 5] {
-        log.yes(create(PreparedQuery { session, ..query(n, "") }));
+        let session = Some(Uuid::from_u128(n));
+        let (_, text) = log.refused(create(PreparedQuery { session, ..query(n, "") }));
+        assert!(text.starts_with("invalid session"), "the name is no reason: {text}");
     }
 }
 
@@ -99,7 +100,7 @@ fn there_are_not_too_many_nor_too_large_ones() {
     let mut log = Log::new();
     for n in 0..limit::QUERIES as u128 {
         // One by one through the log would only take long.
-        log.state.queries.insert(Uuid::from_u128(n), Arc::new(query(n, &format!("q{n}"))));
+        log.state.queries.insert(Arc::new(query(n, &format!("q{n}"))));
     }
     assert_eq!(log.refused(create(query(1 << 40, "one-more"))).0, FaultCode::TooLarge);
     log.yes(replace(query(0, "another-name")));

@@ -1,8 +1,10 @@
 //! Sessions and locks: who may hold what, and everything that makes a holder let go.
 
 use purlin_model::kv::{KvEntry, KvPut, KvTopic, KvWrite};
+use purlin_model::query::{PreparedQuery, ServiceQuery};
 use purlin_model::session::{Behavior, Session, SessionWrite};
 use purlin_model::{SessionId, limit};
+use uuid::Uuid;
 
 use super::*;
 
@@ -203,6 +205,31 @@ fn whatever_is_bad_for_its_checks_or_its_host_ends_a_session_in_the_same_step() 
         log.apply(Command::RemoveNode { node: node_name("h1") }).0.result.unwrap();
         assert_eq!(log.sessions(), ["of-h2"]);
     }
+}
+
+#[test]
+fn prepared_queries_that_are_bound_to_a_session_go_with_it() {
+    let mut log = Log::with_sessions();
+    let holder = Uuid::from_u128(7);
+    let query = |n, session| PreparedQuery {
+        id: Uuid::from_u128(n),
+        service: ServiceQuery { service: "web".into(), ..ServiceQuery::default() },
+        session,
+        ..PreparedQuery::default()
+    };
+    let put = |query, create| Command::PutQuery { query, create };
+    let (_, text) = log.refused(put(query(1, Some(holder)), true));
+    assert_eq!(text, format!("invalid session '{holder}'"));
+    log.yes(create(session(&holder.to_string(), "h1")));
+    for n in [1, 2] {
+        log.yes(put(query(n, Some(holder)), true));
+    }
+    log.yes(put(PreparedQuery { name: "stays".into(), ..query(2, None) }, false));
+    let mut log = Log { state: State::decode(&log.state.encode()).unwrap(), ..log };
+    let (_, touched) = log.apply(destroy(&holder.to_string()));
+    let gone = Topic::Queries(Some(Uuid::from_u128(1)));
+    assert!(touched.keys.iter().any(|(topic, _)| *topic == gone), "{touched:?}");
+    assert_eq!(log.keys(&Topic::Queries(None)), [Uuid::from_u128(2).to_string()]);
 }
 
 #[test]
