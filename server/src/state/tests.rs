@@ -5,6 +5,7 @@ mod autopilot;
 mod catalog;
 mod config;
 mod event;
+mod golden;
 mod kv;
 mod member;
 mod query;
