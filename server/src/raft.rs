@@ -21,6 +21,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use handle::is_full;
 pub use handle::{Leader, Leadership, MEMBERS_MAX, Member, Metrics, RaftHandle, RaftOptions, StartError};
 pub use machine::{Applied, Hook, Machine};
 pub use network::{Alone, CallKind, Transport};

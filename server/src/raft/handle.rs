@@ -32,6 +32,7 @@ use super::types::{Reply, ServerNode, TypeConfig};
 
 pub use leadership::{Leader, Leadership};
 pub use members::{MEMBERS_MAX, Member};
+pub(crate) use space::is_full;
 pub(crate) use start::open;
 pub use start::{RaftOptions, StartError};
 

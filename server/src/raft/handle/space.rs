@@ -16,8 +16,12 @@ use crate::raft::machine::Machine;
 
 /// How often the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A leader whose disk is full tries again to hand over after so many looks.
-const HAND_OVER_EVERY: u32 = 10;
+/// A leader whose disk is full tries again to hand over after so many looks, and after twice as many each time: where
+/// all disks are full it helps nobody that they take turns.
+const HAND_OVER_AFTER: u32 = 10;
+const HAND_OVER_AFTER_MAX: u32 = 80;
+/// How the refusal begins, by which it is known on its way through other servers.
+const FULL: &str = "the storage of server ";
 /// A snapshot is due after so many bytes of entries, however few they are.
 const SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of entries kept behind a snapshot, and entries that are kept at least.
@@ -35,7 +39,7 @@ impl<M: Machine> RaftHandle<M> {
             return Ok(());
         }
         Err(Fault::unavailable(format!(
-            "the storage of server {} is full, so it takes no writes: free space on the disk of {}; it goes on by \
+            "{FULL}{} is full, so it takes no writes: free space on the disk of {}; it goes on by \
              itself then",
             self.inner.node.name,
             self.inner.snapshots.display()
@@ -43,11 +47,16 @@ impl<M: Machine> RaftHandle<M> {
     }
 }
 
+/// Whether a write was refused for want of space.
+pub(crate) fn is_full(fault: &Fault) -> bool {
+    fault.text.starts_with(FULL)
+}
+
 /// Looks at the disk for as long as the handle lives and Raft runs.
 pub(super) async fn watch<M: Machine>(inner: Weak<Inner<M>>) {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut full_for = 0;
+    let mut turns = Turns::default();
     let mut bounds = Bounds::default();
     loop {
         looks.tick().await;
@@ -57,14 +66,32 @@ pub(super) async fn watch<M: Machine>(inner: Weak<Inner<M>>) {
         let Ok(Some(change)) = looked else { return };
         report(&inner, change);
         if inner.log.is_full() {
-            full_for += 1;
-            if full_for % HAND_OVER_EVERY == 1 {
+            if turns.is_due() {
                 hand_over(&inner).await;
             }
         } else {
-            full_for = 0;
+            turns = Turns::default();
             bounds.keep(&inner).await;
         }
+    }
+}
+
+/// When a leader tries to hand over, counted in looks at a full disk.
+#[derive(Default)]
+struct Turns {
+    left: u32,
+    pause: u32,
+}
+
+impl Turns {
+    fn is_due(&mut self) -> bool {
+        if self.left > 0 {
+            self.left -= 1;
+            return false;
+        }
+        self.pause = (self.pause * 2).clamp(HAND_OVER_AFTER, HAND_OVER_AFTER_MAX);
+        self.left = self.pause - 1;
+        true
     }
 }
 
@@ -133,5 +160,17 @@ impl Bounds {
             self.purged = upto;
             let _ = trigger.purge_log(upto).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_leader_hands_over_at_once_and_then_ever_more_rarely() {
+        let mut turns = Turns::default();
+        let due: Vec<u32> = (0..260).filter(|_| turns.is_due()).collect();
+        assert_eq!(due, [0, 10, 30, 70, 150, 230]);
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Mark {
     reached: Reached,
     /// When it was written last, and how long that took.
     write: Option<(Instant, Duration)>,
+    /// That it cannot be written was said.
+    failing: bool,
 }
 
 impl Mark {
@@ -49,7 +51,7 @@ impl Mark {
         if last < written.last || term < written.term {
             return Err(damaged(dir, &path, last, written));
         }
-        Ok(Self { path, written, reached: Reached { last, term }, write: None })
+        Ok(Self { path, written, reached: Reached { last, term }, write: None, failing: false })
     }
 
     /// Entries up to here are on the disk.
@@ -88,10 +90,15 @@ impl Mark {
     }
 
     pub(super) fn write_or_warn(&mut self) {
-        if self.reached != self.written
-            && let Err(error) = self.write()
-        {
-            tracing::warn!(%error, "how far the raft log reaches is not written down, damage to its end could go unseen");
+        if self.reached == self.written {
+            return;
+        }
+        match self.write() {
+            Ok(()) => self.failing = false,
+            Err(error) if !std::mem::replace(&mut self.failing, true) => {
+                tracing::warn!(%error, "how far the raft log reaches is not written down, damage to its end could go unseen");
+            }
+            Err(error) => tracing::debug!(%error, "how far the raft log reaches is still not written down"),
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 const USED_BYTES: u64 = 2 * 1024 * 1024;
 /// Below this the disk counts as full: clients' writes are refused.
 const CLIENT_BYTES: u64 = 12 * 1024 * 1024;
+/// The same where so little is free beside it: nothing else on this disk can grow, snapshots least of all.
+const FREE_BYTES: u64 = 4 * 1024 * 1024;
 /// Below this entries of the leader are refused; the rest is for votes and the like.
 const FOLLOW_BYTES: u64 = 6 * 1024 * 1024;
 /// What a write may take beside its bytes, and how many times those: entries are cut, sealed and put in segments.
@@ -97,10 +99,14 @@ impl Reserve {
 
     /// Looks again; what is new since the last look.
     pub(crate) fn look(&self) -> Option<Change> {
-        let room = self.top_up().unwrap_or(0);
+        let (room, free) = (self.top_up().unwrap_or(0), self.free());
         let was = self.full.load(Ordering::Relaxed);
-        // There is room again only when all of it could be had.
-        let is = if was { room < RESERVE_BYTES - USED_BYTES } else { room < CLIENT_BYTES };
+        // There is room again only when all of it could be had, and more than what was missing.
+        let is = if was {
+            room < RESERVE_BYTES - USED_BYTES || free < 2 * FREE_BYTES
+        } else {
+            room < CLIENT_BYTES || free < FREE_BYTES
+        };
         self.full.store(is, Ordering::Relaxed);
         match (was, is) {
             (false, true) => Some(Change::Full),
