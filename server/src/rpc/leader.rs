@@ -16,7 +16,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::authorize::{Access, Resource, authorize};
 use super::{Conversation, Service};
-use crate::raft::is_full;
 
 /// How long a call waits for a leader, as Consul's does.
 const LEADER_WAIT: Duration = Duration::from_secs(7);
@@ -52,7 +51,7 @@ impl Service {
         if self.raft.is_leader() {
             return self.propose_here(proposal.clone()).await;
         }
-        self.call_while_it_leads(PROPOSE, proposal).await
+        self.call_leader(PROPOSE, proposal).await
     }
 
     /// As the leader: by its own clock, and only what every server of the mesh understands.
@@ -115,7 +114,7 @@ impl Service {
         if self.raft.is_leader() {
             return self.raft.read_barrier(consistency).await;
         }
-        let reached: Reached = self.call_while_it_leads(BARRIER, &Barrier { consistency }).await?;
+        let reached: Reached = self.call_leader(BARRIER, &Barrier { consistency }).await?;
         Ok(reached.revision)
     }
 
@@ -132,44 +131,19 @@ impl Service {
         self.peers.call(&name, &leader.address, method, body, LEADER_ANSWERS).await
     }
 
-    /// As [`Service::call_leader`], for what may be asked twice: given up once another server leads, because one that
-    /// died does not say so, and the time it is allowed is far longer than an election.
-    async fn call_while_it_leads<Q, A>(&self, method: &str, body: &Q) -> Result<A, Fault>
-    where
-        Q: Serialize + Sync + ?Sized,
-        A: DeserializeOwned,
-    {
-        let mut led = self.raft.leadership();
-        let asked = self.raft.leader().map(|leader| leader.id);
-        let replaced = led.wait_for(|now| {
-            let leader = now.leader.as_ref().map(|leader| leader.id);
-            leader.is_some() && leader != asked
-        });
-        tokio::select! {
-            biased;
-            answer = self.call_leader(method, body) => answer,
-            _ = replaced => Err(Fault::unavailable("another server leads now")),
-        }
-    }
-
-    /// Tries until there is a leader that answers, or the wait for one is over. A leader whose disk is full hands over,
-    /// so that is no reason to stop, but to be told in the end.
+    /// Tries until there is a leader that answers, or the wait for one is over.
     pub(crate) async fn until_led<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
     {
         let give_up = Instant::now() + LEADER_WAIT;
-        let mut full = None;
         loop {
             let mut led = self.raft.leadership();
             match Box::pin(attempt()).await {
                 Err(fault) if fault.code == FaultCode::Unavailable => {
                     tracing::debug!(%fault, "no leader answered");
-                    if is_full(&fault) {
-                        full = Some(fault);
-                    }
                     if Instant::now() >= give_up {
-                        return Err(full.unwrap_or_else(|| Fault::unavailable(NO_LEADER)));
+                        return Err(Fault::unavailable(NO_LEADER));
                     }
                     let again = (Instant::now() + ASK_AGAIN).min(give_up);
                     // Whether another leads now or the time is over: asked again.
