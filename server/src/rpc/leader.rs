@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::authorize::{Access, Resource, authorize};
 use super::{Conversation, Service};
+use crate::raft::is_full;
 
 /// How long a call waits for a leader, as Consul's does.
 const LEADER_WAIT: Duration = Duration::from_secs(7);
@@ -137,13 +138,17 @@ impl Service {
         F: Future<Output = Result<T, Fault>>,
     {
         let give_up = Instant::now() + LEADER_WAIT;
+        let mut full = None;
         loop {
             let mut led = self.raft.leadership();
             match Box::pin(attempt()).await {
                 Err(fault) if fault.code == FaultCode::Unavailable => {
                     tracing::debug!(%fault, "no leader answered");
+                    if is_full(&fault) {
+                        full = Some(fault);
+                    }
                     if Instant::now() >= give_up {
-                        return Err(Fault::unavailable(NO_LEADER));
+                        return Err(full.unwrap_or_else(|| Fault::unavailable(NO_LEADER)));
                     }
                     let again = (Instant::now() + ASK_AGAIN).min(give_up);
                     // Whether another leads now or the time is over: asked again.
