@@ -178,10 +178,11 @@ impl<M: Machine> Store<M> {
             replies.extend(responder.map(|responder| (responder, reply)));
         }
         self.state = Arc::new(state);
-        self.publish();
+        // Whoever waits for a revision reads what the hook passed on, so that comes first.
         if !touched.is_empty() {
             self.hook.applied(&self.state, touched);
         }
+        self.publish();
         for (responder, reply) in replies {
             responder.send(reply);
         }
@@ -192,8 +193,8 @@ impl<M: Machine> Store<M> {
         self.state = Arc::new(state);
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.publish();
         self.hook.replaced(&self.state, revision(self.last));
+        self.publish();
     }
 }
 

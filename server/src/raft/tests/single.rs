@@ -1,15 +1,16 @@
 //! One server alone: write, read, refuse, stop.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use purlin_model::command::{Done, LEVEL};
 use purlin_model::{FaultCode, Revision, limit};
 use purlin_wire::rpc::Consistency;
+use tokio::sync::watch;
 
 use super::{Ledger, say, start};
 use crate::raft::network::Alone;
-use crate::raft::{Hook, RaftHandle, RaftOptions};
+use crate::raft::{Applied, Hook, RaftHandle, RaftOptions};
 
 #[tokio::test]
 async fn a_command_is_applied_and_visible_when_its_outcome_returns() {
@@ -103,6 +104,43 @@ async fn the_hook_sees_each_change_once_with_a_state_that_holds_it() {
         sum += touched.len();
         assert_eq!(size, sum);
     }
+    raft.shutdown().await;
+}
+
+/// What those who wait for a revision could see while the hook was told of it.
+#[derive(Default)]
+struct Early {
+    published: OnceLock<watch::Receiver<Arc<Applied<Ledger>>>>,
+    told: AtomicUsize,
+    late: AtomicUsize,
+}
+
+impl Hook<Ledger> for Early {
+    fn applied(&self, state: &Arc<Ledger>, _touched: Vec<String>) {
+        let Some(published) = self.published.get() else { return };
+        self.told.fetch_add(1, Ordering::SeqCst);
+        if published.borrow().state.said.len() >= state.said.len() {
+            self.late.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    fn replaced(&self, _state: &Arc<Ledger>, _revision: Revision) {
+        panic!("nothing was replaced");
+    }
+}
+
+/// A read waits for a revision and then reads from what the hook keeps: were the hook told after, it could read old data.
+#[tokio::test]
+async fn nobody_can_wait_for_a_revision_that_the_hook_does_not_have_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let early = Arc::new(Early::default());
+    let options = RaftOptions::new(dir.path(), 1, "one", "127.0.0.1:1");
+    let raft = RaftHandle::start(options, Ledger::default(), Arc::new(Alone), early.clone()).await.unwrap();
+    early.published.set(raft.applied()).unwrap();
+    raft.initialize_single().await.unwrap();
+    for n in 0..5 {
+        raft.propose(say(&format!("text {n}"))).await.unwrap();
+    }
+    assert_eq!((early.told.load(Ordering::SeqCst), early.late.load(Ordering::SeqCst)), (5, 0));
     raft.shutdown().await;
 }
 
