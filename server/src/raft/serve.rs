@@ -30,7 +30,7 @@ const SNAPSHOT_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 const SNAPSHOT_SPARE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How long a leader may rely on what a server promised: the longest election timeout.
-pub(crate) const LEASE: Duration = Duration::from_millis(600);
+pub(crate) const LEASE: Duration = Duration::from_millis(450);
 
 type Raft<M> = openraft::Raft<TypeConfig, Store<M>>;
 

@@ -60,7 +60,9 @@ impl RaftOptions {
         Config {
             cluster_name: "purlin".into(),
             heartbeat_interval: 100,
-            election_timeout_min: 300,
+            // A follower waits for the end of the lease, and then for a random part of the same again: the first of
+            // two elects after about 0.8 s of silence, seven heartbeats and more.
+            election_timeout_min: 250,
             election_timeout_max: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
             enable_pre_vote: Some(true),
             // A restarted leader asks again: its state may be a moment behind what it had acknowledged.
