@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use purlin_history::{Answer, History, Op};
 
 use crate::kit::apps::{client, meshed, nginx};
-use crate::kit::cluster::{PATIENT, join_server, leader, servers};
+use crate::kit::cluster::{PATIENT, await_voters, join_server, leader, servers};
 use crate::kit::mesh::await_status;
 use crate::kit::net::read_reply;
 use crate::kit::wait::{LONG, SOON};
@@ -20,6 +20,7 @@ pub const STORIES: &[(&str, fn())] = &[
     ("cluster::any_server_takes_writes_and_reads", any_server_takes_writes_and_reads),
     ("cluster::no_read_lies_while_servers_are_killed", no_read_lies_while_servers_are_killed),
     ("cluster::no_read_lies_while_links_are_cut", no_read_lies_while_links_are_cut),
+    ("cluster::a_write_under_way_outlives_its_leader", a_write_under_way_outlives_its_leader),
     ("cluster::agents_hardly_notice", agents_hardly_notice),
     ("cluster::an_older_build_holds_the_mesh_back", an_older_build_holds_the_mesh_back),
 ];
@@ -124,6 +125,30 @@ fn no_read_lies_while_links_are_cut() {
             until("all three agree", PATIENT, || all_agree(&servers));
         }
     });
+}
+
+/// Who writes on another server at the moment at which the leader falls silent gets an answer of the next leader.
+fn a_write_under_way_outlives_its_leader() {
+    let lab = Lab::new(3);
+    let mut servers = servers(&lab, 3, "");
+    for (round, signal) in ["STOP", "KILL"].into_iter().enumerate() {
+        let first = leader(&servers).expect("a leader");
+        servers[first].process.signal(signal);
+        for offset in [1, 2] {
+            let other = &servers[(first + offset) % 3];
+            let key = format!("/v1/kv/{signal}/{offset}");
+            let url = format!("http://127.0.0.1:8500{key}");
+            let answer = other.host.curl(&["--max-time", "60", "-X", "PUT", "-d", "x", &url]);
+            assert_eq!(answer, Ok((200, "true".into())), "round {round}: {}", other.process.log());
+            assert!(other.get(&format!("{key}?consistent")).is_ok());
+        }
+        match signal {
+            "STOP" => servers[first].process.signal("CONT"),
+            _ => servers[first].again(),
+        }
+        servers[first].await_ready();
+        await_voters(&servers[first], 3);
+    }
 }
 
 fn all_agree(servers: &[Agent]) -> Result<(), String> {

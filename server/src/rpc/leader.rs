@@ -52,7 +52,7 @@ impl Service {
         if self.raft.is_leader() {
             return self.propose_here(proposal.clone()).await;
         }
-        self.call_leader(PROPOSE, proposal).await
+        self.call_while_it_leads(PROPOSE, proposal).await
     }
 
     /// As the leader: by its own clock, and only what every server of the mesh understands.
@@ -115,7 +115,7 @@ impl Service {
         if self.raft.is_leader() {
             return self.raft.read_barrier(consistency).await;
         }
-        let reached: Reached = self.call_leader(BARRIER, &Barrier { consistency }).await?;
+        let reached: Reached = self.call_while_it_leads(BARRIER, &Barrier { consistency }).await?;
         Ok(reached.revision)
     }
 
@@ -132,7 +132,28 @@ impl Service {
         self.peers.call(&name, &leader.address, method, body, LEADER_ANSWERS).await
     }
 
-    /// Tries until there is a leader that answers, or the wait for one is over.
+    /// As [`Service::call_leader`], for what may be asked twice: given up once another server leads, because one that
+    /// died does not say so, and the time it is allowed is far longer than an election.
+    async fn call_while_it_leads<Q, A>(&self, method: &str, body: &Q) -> Result<A, Fault>
+    where
+        Q: Serialize + Sync + ?Sized,
+        A: DeserializeOwned,
+    {
+        let mut led = self.raft.leadership();
+        let asked = self.raft.leader().map(|leader| leader.id);
+        let replaced = led.wait_for(|now| {
+            let leader = now.leader.as_ref().map(|leader| leader.id);
+            leader.is_some() && leader != asked
+        });
+        tokio::select! {
+            biased;
+            answer = self.call_leader(method, body) => answer,
+            _ = replaced => Err(Fault::unavailable("another server leads now")),
+        }
+    }
+
+    /// Tries until there is a leader that answers, or the wait for one is over. A leader whose disk is full hands over,
+    /// so that is no reason to stop, but to be told in the end.
     pub(crate) async fn until_led<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
