@@ -96,17 +96,21 @@ impl Service {
     pub(crate) async fn read_barrier(self: &Arc<Self>, consistency: Consistency) -> Result<(), Fault> {
         let batch = match consistency {
             Consistency::Stale => return Ok(()),
-            // The leader's own lease is the proof, and costs nothing.
-            Consistency::Default if self.raft.is_leader() => {
-                return self.until_led(move || self.barrier_once(consistency)).await.map(|_| ());
+            // The leader's own lease is the proof, and costs nothing to ask for.
+            Consistency::Default if self.raft.is_leader() => None,
+            Consistency::Default => Some(&self.barriers.default),
+            Consistency::Consistent => Some(&self.barriers.consistent),
+        };
+        let ask = move || async move {
+            match batch {
+                None => self.barrier_once(consistency).await,
+                Some(batch) => {
+                    let service = self.clone();
+                    batch.join(move || async move { service.barrier_once(consistency).await }).await
+                }
             }
-            Consistency::Default => &self.barriers.default,
-            Consistency::Consistent => &self.barriers.consistent,
         };
-        let ask = move || {
-            let service = self.clone();
-            batch.join(move || async move { service.barrier_once(consistency).await })
-        };
+        // Also where this server led when it was asked: by now another may, which is ahead of what is applied here.
         let reached = self.until_led(ask).await?;
         self.raft.reached(reached).await
     }
