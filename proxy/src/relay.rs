@@ -149,7 +149,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing more to read for now: what was written must not wait in a buffer of TLS.
+    /// Nothing more can be read at once: what was written must not wait in a buffer of TLS.
     fn flush<B: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut B) -> Poll<io::Result<()>> {
         if self.unflushed {
             ready!(Pin::new(to).poll_flush(cx))?;

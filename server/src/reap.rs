@@ -53,7 +53,7 @@ pub(crate) async fn run(service: &Service) {
                 // It came back in this very moment.
                 Err(fault) if fault.code == FaultCode::Conflict => {}
                 Err(fault) => {
-                    tracing::warn!(%fault, "a host that is gone stays in the catalog for now");
+                    tracing::warn!(%fault, "a host that is gone stays in the catalog until the next try");
                     sleep(RETRY).await;
                     break;
                 }

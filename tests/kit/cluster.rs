@@ -26,8 +26,18 @@ pub fn servers(lab: &Lab, count: usize, config: &str) -> Vec<Agent> {
         let joined = join_server(lab, host, &servers[0], config);
         servers.push(joined);
     }
-    await_voters(&servers[0], count);
+    // In the log of each: else those that are left of them could be one too few for the voters of before.
+    for server in &servers {
+        until("it knows all voters", PATIENT, || {
+            let found = server.get("/v1/operator/raft/configuration?stale")?;
+            if voters(&found) == count { Ok(()) } else { Err(found.to_string()) }
+        });
+    }
     servers
+}
+
+fn voters(configuration: &Value) -> usize {
+    configuration["Servers"].as_array().into_iter().flatten().filter(|one| one["Voter"] == true).count()
 }
 
 pub fn peers(server: &Agent) -> Result<Vec<Value>, String> {

@@ -22,7 +22,7 @@ pub(crate) enum Refused {
     Retry(String),
 }
 
-/// A connection to the application, allowed for now.
+/// A connection to the application, allowed by the policy of this moment; the guard ends it when that changes.
 pub(crate) struct Accepted {
     pub(crate) application: Stream,
     pub(crate) guard: LiveGuard,

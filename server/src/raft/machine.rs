@@ -241,7 +241,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Store<M> {
     /// None is begun that the disk has no room for. Raft asks again when there is more to keep.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<M>> {
         if !force && let Err(why) = self.snapshots.may_build() {
-            tracing::warn!(why, "no snapshot is made for now, so the log keeps growing");
+            tracing::warn!(why, "no snapshot is made yet, so the log keeps growing");
             return None;
         }
         Some(self.get_snapshot_builder().await)

@@ -21,10 +21,11 @@ use purlin_model::check::{Check, Status};
 use purlin_model::command::{
     Actor, Command, CreateMesh, Done, Envelope, Outcome, Register, RequestId, SealedKey,
 };
+use purlin_model::config_entry::{ConfigBody, ConfigEntry, ServiceDefaults};
 use purlin_model::identity::TrustDomain;
 use purlin_model::intention::Action;
 use purlin_model::node::{Node, NodeRole, NodeStatus};
-use purlin_model::service::{Instance, Mesh, ServiceKind, Weights};
+use purlin_model::service::{Instance, Mesh, Protocol, ServiceKind, Weights};
 use purlin_model::topic::{Contents, Record, RootCertificate, Topic};
 use purlin_model::{
     CheckId, Datacenter, FaultCode, InstanceId, Millis, Namespace, NodeId, NodeName, Revision, ServiceKey,
@@ -186,6 +187,21 @@ fn check(node: &str, id: &str, service: Option<&str>, status: Status) -> Check {
 
 fn register(node: Node, instance: Option<Instance>, checks: Vec<Check>) -> Command {
     Command::Register(Register { node, skip_node_update: false, instance, checks, replace_checks: false })
+}
+
+/// Defaults of the service `web` as an operator writes them.
+fn web_defaults() -> ConfigEntry {
+    ConfigEntry {
+        name: "web".into(),
+        namespace: Namespace::default(),
+        meta: BTreeMap::from([("owner".into(), "team".into())]),
+        body: ConfigBody::ServiceDefaults(ServiceDefaults {
+            protocol: Some(Protocol::Http),
+            ..Default::default()
+        }),
+        create_index: Revision(0),
+        modify_index: Revision(0),
+    }
 }
 
 fn mesh() -> CreateMesh {

@@ -31,7 +31,7 @@ pub struct Member {
     pub id: u64,
     pub name: String,
     pub address: String,
-    /// Votes and counts for a majority; else it only follows.
+    /// Votes and counts for a majority, whatever change is under way; else it only follows.
     pub voter: bool,
     pub leader: bool,
     /// Up to where its log is known to be the leader's.
@@ -50,7 +50,8 @@ impl Member {
 
 fn members_of(metrics: &RaftMetrics<TypeConfig>) -> Vec<Member> {
     let membership = metrics.membership_config.membership();
-    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    // While the voters change, two sets must agree: who comes has its vote only when the new one stands alone.
+    let votes = |id: &u64| membership.get_joint_config().iter().all(|set| set.contains(id));
     let leads = metrics.current_leader == Some(metrics.id);
     let member = |(id, node): (&u64, &ServerNode)| {
         let own = leads && *id == metrics.id;
@@ -60,7 +61,7 @@ fn members_of(metrics: &RaftMetrics<TypeConfig>) -> Vec<Member> {
             id: *id,
             name: node.name.clone(),
             address: node.address.clone(),
-            voter: voters.contains(id),
+            voter: votes(id),
             leader: metrics.current_leader == Some(*id),
             last_term: if own { Some(metrics.current_term) } else { matched.map(|at| at.leader_id.term) },
             last_index: if own { metrics.last_log_index } else { matched.map(|at| at.index) },

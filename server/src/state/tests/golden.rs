@@ -8,13 +8,12 @@ use std::path::PathBuf;
 
 use purlin_model::autopilot::AutopilotConfig;
 use purlin_model::command::{Deregister, DeregisterWhat, Join, JoinToken};
-use purlin_model::config_entry::{ConfigBody, ConfigEntry, ConfigKind, ServiceDefaults};
+use purlin_model::config_entry::ConfigKind;
 use purlin_model::event::UserEvent;
 use purlin_model::history::{HistoryId, Restore, RestoreStep};
 use purlin_model::intention::{Party, Rule, SourceIntention};
 use purlin_model::kv::{KvPut, KvWrite};
 use purlin_model::query::{PreparedQuery, ServiceQuery};
-use purlin_model::service::Protocol;
 use purlin_model::session::{Behavior, Session, SessionWrite};
 use purlin_model::topic::{CaConfig, ServerInfo};
 use purlin_model::txn::{Change, Txn, TxnOp, TxnRead};
@@ -52,20 +51,7 @@ fn catalog() -> Vec<Command> {
 
 fn policy() -> Vec<Command> {
     vec![
-        Command::PutConfig {
-            entry: ConfigEntry {
-                name: "web".into(),
-                namespace: Namespace::default(),
-                meta: BTreeMap::from([("owner".into(), "team".into())]),
-                body: ConfigBody::ServiceDefaults(ServiceDefaults {
-                    protocol: Some(Protocol::Http),
-                    ..Default::default()
-                }),
-                create_index: Revision(0),
-                modify_index: Revision(0),
-            },
-            cas: Some(Revision(7)),
-        },
+        Command::PutConfig { entry: web_defaults(), cas: Some(Revision(7)) },
         Command::DeleteConfig { kind: ConfigKind::ServiceDefaults, name: "web".into(), cas: None },
         Command::PutIntention {
             destination: Party::parse("db").unwrap(),

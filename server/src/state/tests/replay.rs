@@ -3,11 +3,9 @@
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{collection, proptest};
 use purlin_model::command::{Deregister, DeregisterWhat, JoinToken, LEVEL};
-use purlin_model::config_entry::{ConfigBody, ConfigEntry, ServiceDefaults};
 use purlin_model::event::UserEvent;
 use purlin_model::intention::{Party, Rule, SourceIntention};
 use purlin_model::query::{PreparedQuery, ServiceQuery};
-use purlin_model::service::Protocol;
 
 use super::*;
 
@@ -153,20 +151,7 @@ fn golden() -> Log {
     log.yes(Command::AnnounceNode(member("h1", 1)));
     let checks = vec![check("h1", "alive", Some("web-1"), Status::Warning)];
     log.yes(register(member("h1", 1), Some(meshed("web-1", "web")), checks));
-    log.yes(Command::PutConfig {
-        entry: ConfigEntry {
-            name: "web".into(),
-            namespace: Namespace::default(),
-            meta: BTreeMap::from([("owner".into(), "team".into())]),
-            body: ConfigBody::ServiceDefaults(ServiceDefaults {
-                protocol: Some(Protocol::Http),
-                ..Default::default()
-            }),
-            create_index: Revision(0),
-            modify_index: Revision(0),
-        },
-        cas: None,
-    });
+    log.yes(Command::PutConfig { entry: web_defaults(), cas: None });
     log.yes(Command::PutIntention {
         destination: Party::parse("web").unwrap(),
         destination_namespace: Namespace::default(),
