@@ -3,6 +3,8 @@
 //! Reading what is followed never leaves the host; asking and writing go over the one session. A write that returned
 //! is visible to whoever reads here next.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +14,12 @@ use purlin_model::view::View;
 use purlin_model::{Fault, Revision, ServiceKey};
 use purlin_wire::rpc;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use crate::anti_entropy::SyncDriver;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::mirror::Mirror;
+use crate::mirror::{FIRST_ANSWER, Mirror};
 use crate::proxy_port::{ProxyHandle, ProxyState};
 use crate::registry::Registry;
 use crate::session::SessionState;
@@ -86,6 +89,38 @@ impl Core {
     /// not known while no server can be reached is a fault.
     pub async fn contents(&self, topic: &Topic) -> Result<Arc<Contents>, Fault> {
         self.0.mirror.contents(topic).await
+    }
+
+    /// Who has that address. Nobody follows that, lest clients make this host follow whatever they make up; without
+    /// servers it is found among what is followed.
+    pub async fn at(&self, address: IpAddr) -> Result<Arc<Contents>, Fault> {
+        let topic = Topic::At(address);
+        let unknown =
+            || Fault::unavailable(format!("{topic} is not known here, and no server can be reached"));
+        if self.session().is_connected() {
+            let ask = rpc::Ask {
+                topic: topic.clone(),
+                consistency: rpc::Consistency::Stale,
+                after: Revision(0),
+                wait_ms: 0,
+            };
+            if let Ok(Ok((contents, _))) = timeout(FIRST_ANSWER, self.ask(ask)).await {
+                return Ok(Arc::new(contents));
+            }
+        }
+        let known = self.0.mirror.known();
+        let records = known.iter().flat_map(|(_, contents)| &contents.records);
+        let found = records.filter_map(|(key, record)| match record {
+            Record::Entry(entry) if entry.instance.own_addresses().any(|own| own == address) => {
+                Some((key.clone(), Record::Instance((*entry.instance).clone())))
+            }
+            _ => None,
+        });
+        let records: BTreeMap<_, _> = found.take(1).collect();
+        if records.is_empty() {
+            return Err(unknown());
+        }
+        Ok(Arc::new(Contents { revision: Revision(0), records }))
     }
 
     /// What is here of a topic, now.

@@ -132,7 +132,10 @@ impl Source for Core {
     }
 
     fn contents<'a>(&'a self, topic: &'a Topic) -> BoxFuture<'a, Result<Arc<Contents>, Fault>> {
-        Box::pin(Core::contents(self, topic))
+        match topic {
+            Topic::At(address) => Box::pin(self.at(*address)),
+            topic => Box::pin(Core::contents(self, topic)),
+        }
     }
 
     fn local(&self) -> Arc<LocalState> {

@@ -1,6 +1,7 @@
 //! Instances of services, as the catalog knows them, and the entry that discovery hands out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -194,6 +195,14 @@ pub struct Instance {
 impl Instance {
     pub fn key(&self) -> ServiceKey {
         ServiceKey { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// Those that are not the node's; names are not among them.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let tagged = self.tagged_addresses.values().map(|tagged| tagged.address.as_str());
+        let addresses: BTreeSet<IpAddr> =
+            tagged.chain([self.address.as_str()]).filter_map(|text| text.parse().ok()).collect();
+        addresses.into_iter()
     }
 
     /// Same but for the revisions, which only the state machine writes.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,9 @@ pub enum Topic {
     Services,
     /// The instances of one service: `Record::Entry`, keyed `<node>/<instance id>`.
     Service(ServiceKey),
+    /// Whose address that is, of all instances that have one of their own: `Record::Instance` of the first of them,
+    /// keyed `<node>/<instance id>`. It is asked for and cannot be followed.
+    At(IpAddr),
     /// Every check: `Record::Check`, keyed `<node>/<check id>`; with a status, those in it.
     Checks(Option<Status>),
     /// Config entries of a kind, or the one of that name: `Record::Config`, keyed by name.
@@ -65,6 +69,7 @@ impl fmt::Display for Topic {
             Self::Node(name) => write!(f, "node/{name}"),
             Self::Services => f.write_str("services"),
             Self::Service(key) => write!(f, "service/{key}"),
+            Self::At(address) => write!(f, "at/{address}"),
             Self::Checks(None) => f.write_str("checks"),
             Self::Checks(Some(status)) => write!(f, "checks/{}", status.as_str()),
             Self::Config(kind, None) => write!(f, "config/{kind}"),

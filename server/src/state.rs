@@ -80,8 +80,8 @@ impl State {
     pub(crate) fn revision(&self, topic: &Topic) -> Revision {
         match topic {
             Topic::Kv(topic) => self.kv.revision(topic).max(self.touches.least()),
-            // Nobody waits for it: it is read once, as the state then is.
-            Topic::Txn(_) => self.applied,
+            // Nobody waits for these: they are read once, as the state then is.
+            Topic::Txn(_) | Topic::At(_) => self.applied,
             topic => self.touches.revision(topic),
         }
     }

@@ -82,6 +82,13 @@ fn names() {
         matrix(mesh.lab.host(host));
     }
 
+    // Names of addresses: of a node, and of what another host has at an address of its own.
+    finds(mesh.lab.host(2), "-x 10.77.0.3", "PTR", &["h3.node.dc1.mesh.internal."]);
+    for host in [1, 2, 3] {
+        finds(mesh.lab.host(host), "-x fd77::33", "PTR", &["api.service.mesh.internal."]);
+    }
+    assert_eq!(ask(mesh.lab.host(2), "-x 10.77.0.99").status(), "REFUSED");
+
     // Healthy now, then sick again: it comes and goes.
     for (status, wanted) in [("pass", true), ("fail", false)] {
         mesh.on(3).put(&format!("/v1/agent/check/{status}/service:api-sick"), "").expect("an answer");

@@ -11,7 +11,7 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use purlin_model::check::Status;
 use purlin_model::node::NodeStatus;
-use purlin_model::service::ServiceEntry;
+use purlin_model::service::{Instance, ServiceEntry};
 use purlin_model::topic::{Contents, Record as Fact, Topic};
 use purlin_model::{NodeName, ServiceKey, ServiceName};
 
@@ -357,6 +357,25 @@ impl Resolver<'_> {
         self.with(answers, Vec::new())
     }
 
+    /// A service of which an instance has that address for its own.
+    fn service_at(&self, address: IpAddr) -> Result<Option<ServiceName>, Stop> {
+        let is_there = |instance: &Instance| instance.own_addresses().any(|own| own == address);
+        let mut local = self.facts.local.services.values().map(|local| &*local.instance);
+        if let Some(instance) = local.find(|instance| is_there(instance)) {
+            return Ok(Some(instance.name.clone()));
+        }
+        // Each host has a loopback of its own, so nobody else's is meant.
+        if address.is_loopback() || address.is_unspecified() {
+            return Ok(None);
+        }
+        let there = known_to_somebody(self.known(Topic::At(address)))?;
+        let name = |record: &Fact| match record {
+            Fact::Instance(instance) => Some(instance.name.clone()),
+            _ => None,
+        };
+        Ok(there.and_then(|there| there.records.values().find_map(name)))
+    }
+
     /// The exact name, else the longest `prefix*`, else `*`.
     fn service_ttl(&self, service: &str) -> u32 {
         let by_name = &self.settings.options.service_ttl;
@@ -373,7 +392,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Names of addresses: this mesh's nodes, then what runs on this host. Others are not ours to tell.
+/// Names of addresses: this mesh's nodes, what runs on this host, what runs anywhere. Others are not ours to tell.
 fn reverse(query: &Query, own: &Zone, settings: &Settings, facts: &Facts<'_>) -> Result<Answer, Stop> {
     if !matches!(query.query_type, RecordType::PTR | RecordType::ANY) {
         return Err(Stop::Foreign);
@@ -384,24 +403,24 @@ fn reverse(query: &Query, own: &Zone, settings: &Settings, facts: &Facts<'_>) ->
     }
     let address = net.addr();
     let at = Resolver { query, zone: own, settings, facts };
-    let nodes = match at.known(Topic::Nodes) {
-        Ok(nodes) => Some(nodes),
-        Err(Stop::Unknown) => None,
-        Err(stop) => return Err(stop),
-    };
+    let nodes = known_to_somebody(at.known(Topic::Nodes))?;
     let node = nodes.and_then(|nodes| facts.index.node_at(&nodes, address));
     let name = match node {
         Some(node) => at.node_name(&node, &settings.datacenter),
-        None => {
-            let is_there = |text: &str| text.parse::<IpAddr>().is_ok_and(|own| own == address);
-            let mut local = facts.local.services.values();
-            let service = local.find(|service| is_there(&service.instance.address));
-            service.and_then(|service| own.name(&format!("{}.service", service.instance.name)))
-        }
+        None => at.service_at(address)?.and_then(|service| own.name(&format!("{service}.service"))),
     };
     let name = name.ok_or(Stop::Foreign)?;
     let ttl = seconds(settings.options.node_ttl);
     Ok(at.with(vec![at.record(ttl, RData::PTR(PTR(name)))], Vec::new()))
+}
+
+/// What nobody can tell now is as good as not there, where another may know the answer.
+fn known_to_somebody(known: Result<Arc<Contents>, Stop>) -> Result<Option<Arc<Contents>>, Stop> {
+    match known {
+        Ok(contents) => Ok(Some(contents)),
+        Err(Stop::Unknown) => Ok(None),
+        Err(stop) => Err(stop),
+    }
 }
 
 pub(super) fn seconds(span: std::time::Duration) -> u32 {

@@ -352,9 +352,17 @@ async fn addresses_have_names() {
     let local =
         crate::registry::LocalService { instance: Arc::new(instance), origin: crate::registry::Origin::Api };
     facts.local.services.insert(purlin_model::InstanceId::new("x1").unwrap(), Arc::new(local));
+    let elsewhere = serde_json::from_value(json!({"id": "x2", "name": "queue"})).unwrap();
+    let there = contents([("n1/x2".to_owned(), Fact::Instance(elsewhere))]);
+    for address in ["10.77.0.2", "127.0.0.9"] {
+        facts.elsewhere.insert(Topic::At(address.parse().unwrap()), there.clone());
+    }
     let dns = dns_with(facts, |_| {}).await;
     assert_eq!(dns.data("1.0.0.10.in-addr.arpa.", PTR).await, ["n1.node.dc1.mesh.internal."]);
     assert_eq!(dns.data("1.0.77.10.in-addr.arpa.", PTR).await, ["cache.service.mesh.internal."]);
+    assert_eq!(dns.data("2.0.77.10.in-addr.arpa.", PTR).await, ["queue.service.mesh.internal."]);
+    // What others have on their loopback is not there on ours.
+    assert_eq!(dns.ask("9.0.0.127.in-addr.arpa.", PTR).await.metadata.response_code, ResponseCode::Refused);
     let six = "3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.";
     assert_eq!(dns.data(six, PTR).await, ["n3.node.dc1.mesh.internal."]);
     assert_eq!(dns.ask("1.1.1.1.in-addr.arpa.", PTR).await.metadata.response_code, ResponseCode::Refused);

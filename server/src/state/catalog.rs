@@ -1,6 +1,7 @@
 //! Hosts, instances and checks, and the indices that find them. Every change goes through `Draft` here, which keeps
 //! the indices true and names the records that readers must look at again.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -17,6 +18,8 @@ pub(super) struct Catalog {
     pub(super) hosts: OrdMap<NodeName, Arc<Host>>,
     pub(super) by_id: OrdMap<NodeId, NodeName>,
     pub(super) services: OrdMap<ServiceKey, Arc<Members>>,
+    /// Instances by the addresses that are their own.
+    pub(super) at: OrdMap<IpAddr, OrdSet<(NodeName, InstanceId)>>,
 }
 
 /// A node with all that is registered on it.
@@ -113,6 +116,9 @@ impl Catalog {
 
     pub(super) fn count_instance(&mut self, node: &NodeName, instance: &Instance) {
         Arc::make_mut(self.services.entry(instance.key()).or_default()).count(node, instance);
+        for address in instance.own_addresses() {
+            self.at.entry(address).or_default().insert((node.clone(), instance.id.clone()));
+        }
     }
 
     fn discount_instance(&mut self, node: &NodeName, instance: &Instance) {
@@ -121,6 +127,14 @@ impl Catalog {
             Arc::make_mut(members).discount(node, instance);
             if members.instances.is_empty() {
                 self.services.remove(&key);
+            }
+        }
+        let place = (node.clone(), instance.id.clone());
+        for address in instance.own_addresses() {
+            let Some(there) = self.at.get_mut(&address) else { continue };
+            there.remove(&place);
+            if there.is_empty() {
+                self.at.remove(&address);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! told by its keys alone.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ impl State {
             Topic::Node(name) => self.read_node(name),
             Topic::Services => self.read_services(),
             Topic::Service(key) => self.read_service(key),
+            Topic::At(address) => self.read_at(address).into_iter().collect(),
             Topic::Checks(_) => self.read_checks(topic),
             Topic::Config(_, Some(name)) => self.one(topic, name),
             Topic::Config(kind, None) => self
@@ -110,6 +112,12 @@ impl State {
         members.instances.iter().filter_map(entry).collect()
     }
 
+    fn read_at(&self, address: &IpAddr) -> Option<(String, Record)> {
+        let (node, id) = self.catalog.at.get(address)?.get_min()?;
+        let instance = self.catalog.host(node)?.instances.get(id)?;
+        Some((entry_key(node, id), Record::Instance((**instance).clone())))
+    }
+
     fn read_checks(&self, topic: &Topic) -> BTreeMap<String, Record> {
         let Topic::Checks(wanted) = topic else { return BTreeMap::new() };
         let hosts = self.catalog.hosts.iter();
@@ -134,6 +142,9 @@ impl State {
                 let entry =
                     self.catalog.host(&NodeName::new(node).ok()?)?.entry(&InstanceId::new(id).ok()?)?;
                 (entry.instance.key() == *service).then_some(Record::Entry(entry))
+            }
+            Topic::At(address) => {
+                self.read_at(address).filter(|(own, _)| own == key).map(|(_, record)| record)
             }
             Topic::Checks(wanted) => {
                 let (node, id) = key.split_once('/')?;

@@ -432,7 +432,9 @@ impl Tables {
             Topic::JoinTokens => {
                 self.tokens.iter().map(|(id, token)| (id.clone(), Record::JoinToken(token.clone()))).collect()
             }
-            Topic::Kv(_) | Topic::Sessions(_) | Topic::Session(_) | Topic::Txn(_) => BTreeMap::new(),
+            Topic::At(_) | Topic::Kv(_) | Topic::Sessions(_) | Topic::Session(_) | Topic::Txn(_) => {
+                BTreeMap::new()
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use purlin_model::command::{Deregister, DeregisterWhat, Register};
 use purlin_model::limit;
-use purlin_model::service::NamedPort;
+use purlin_model::service::{NamedPort, TaggedAddress};
 
 use super::*;
 
@@ -333,4 +333,35 @@ fn the_checks_of_one_instance_stay_small_enough_to_be_sent_with_it() {
     // Another instance has room of its own.
     let other = Check { service_id: Some(InstanceId::new("web-2").unwrap()), ..large(taken) };
     log.yes(register(node("n1"), Some(instance("web-2", "web")), vec![other]));
+}
+
+#[test]
+fn an_address_of_its_own_leads_to_the_first_instance_that_has_it() {
+    let at = |log: &Log, address: &str| log.keys(&Topic::At(address.parse().unwrap()));
+    let with = |node_name: &str, id: &str, address: &str| {
+        let tagged = TaggedAddress { address: "fd00::7".into(), port: 1 };
+        let tagged_addresses = [("lan".to_owned(), tagged)].into();
+        let one = Instance { address: address.into(), tagged_addresses, ..instance(id, "web") };
+        register(node(node_name), Some(one), vec![])
+    };
+    let mut log = Log::new();
+    log.yes(with("n2", "web-2", "10.9.0.1"));
+    log.yes(with("n1", "web-1", "10.9.0.1"));
+    log.yes(with("n1", "named", "db.example.com"));
+    for state in [log.state.clone(), State::decode(&log.state.encode()).unwrap()] {
+        log.state = state;
+        assert_eq!(at(&log, "10.9.0.1"), ["n1/web-1"]);
+        assert_eq!(at(&log, "fd00::7"), ["n1/named"]);
+        // That is the node's, not its own.
+        assert_eq!(at(&log, "10.0.0.1"), [""; 0]);
+    }
+    let topic = Topic::At("10.9.0.1".parse().unwrap());
+    assert!(matches!(log.state.record(&topic, "n1/web-1"), Some(Record::Instance(_))));
+    assert_eq!(log.state.record(&topic, "n2/web-2"), None);
+
+    log.yes(with("n1", "web-1", "10.9.0.2"));
+    assert_eq!(at(&log, "10.9.0.1"), ["n2/web-2"]);
+    assert_eq!(at(&log, "10.9.0.2"), ["n1/web-1"]);
+    log.apply(Command::RemoveNode { node: node_name("n2") });
+    assert_eq!(at(&log, "10.9.0.1"), [""; 0]);
 }
