@@ -2,7 +2,6 @@
 
 mod api;
 mod certificates;
-mod checks;
 mod cli;
 mod cluster;
 mod config;
@@ -28,7 +27,6 @@ mod walls;
 pub fn all() -> Vec<(&'static str, fn())> {
     [
         certificates::STORIES,
-        checks::STORIES,
         api::STORIES,
         cli::STORIES,
         cluster::STORIES,

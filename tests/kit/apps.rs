@@ -114,3 +114,12 @@ pub fn python() -> String {
 pub fn script(name: &str) -> String {
     format!("{}/tests/story/{name}", env!("CARGO_MANIFEST_DIR"))
 }
+
+/// Runs a client that is not ours on a host, as a script of the stories that says of each step that it is ok.
+#[track_caller]
+pub fn client_passes(host: &Host, name: &str, steps: usize) {
+    let output = host.output("timeout", &["300", &python(), &script(name)]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert_eq!(out.lines().filter(|line| line.ends_with(": ok")).count(), steps, "{out}");
+}

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::ran::has;
+use crate::kit::apps::client_passes;
 use crate::kit::wait::{LONG, SOON};
 use crate::kit::{Agent, Host, Lab, Mesh, until};
 
@@ -15,21 +16,9 @@ pub const STORIES: &[(&str, fn())] = &[
     ("api::secrets_stay_on_the_host", secrets_stay_on_the_host),
 ];
 
-pub fn python() -> String {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let venv = std::env::var("PURLIN_TEST_VENV").unwrap_or_else(|_| "target/test-venv".into());
-    let path = std::path::Path::new(root).join(venv).join("bin/python");
-    path.to_str().expect("a path in UTF-8").to_owned()
-}
-
 fn an_unmodified_consul_client() {
     let mesh = Mesh::start(2, "node_meta = { rack = \"7\" }");
-    let host = mesh.lab.host(2);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/consul_client.py");
-    let output = host.output("timeout", &["120", &python(), script]);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
-    assert_eq!(out.lines().filter(|line| line.ends_with(": ok")).count(), 10, "{out}");
+    client_passes(mesh.lab.host(2), "consul_client.py", 10);
 }
 
 /// An answer with its head: names in lower case.

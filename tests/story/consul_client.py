@@ -4,30 +4,12 @@ Run on a host whose agent is at 127.0.0.1:8500; ends with 0 only if every answer
 """
 
 import threading
-import time
 
 import consul
 from consul import Check
 from consul.exceptions import ACLDisabled, BadRequest, ConsulException
 
-
-def until(what, state, seconds=10):
-    """Asks again and again until the state is there."""
-    end = time.monotonic() + seconds
-    while True:
-        found = state()
-        if found:
-            return found
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
-
-
-def raises(kind, call):
-    try:
-        call()
-    except kind as error:
-        return str(error)
-    raise AssertionError(f"{kind.__name__} was expected")
+from asking import raises, until
 
 
 def ids(entries):

@@ -1,5 +1,6 @@
 //! Health checks of every kind against real targets: what they find is what every host's catalog and DNS say.
 
+mod maintenance;
 mod thresholds;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub const STORIES: &[(&str, fn())] = &[
     ("health_checks::reports", reports),
     ("health_checks::critical_for_long", critical_for_long),
     ("health_checks::thresholds", thresholds::thresholds),
+    ("health_checks::maintenance", maintenance::felt),
 ];
 
 /// Until every host's catalog and DNS say this of a check and of the service it belongs to, which has one instance and
@@ -105,6 +107,7 @@ location /health {
   return 200 "fine";
 }
 location /moved { return 307 /health; }
+location /empty { return 204; }
 "#;
 
 /// Ends with the code in a file; where that is `hang`, not at all, and neither does what it started.
@@ -131,7 +134,9 @@ fn probed() -> Vec<Value> {
     let checks = [
         ("page", json!({"HTTP": page, "Method": "PUT", "Header": header})),
         ("unmoved", json!({"HTTP": page, "Method": "PUT", "Header": header, "DisableRedirects": true})),
+        ("empty", json!({"HTTP": "http://127.0.0.1:8080/empty"})),
         ("cache", json!({"TCP": "127.0.0.1:6379"})),
+        ("all", json!({"GRPC": "127.0.0.1:50051"})),
         ("echo", json!({"GRPC": "127.0.0.1:50051/story"})),
         ("nobody", json!({"GRPC": "127.0.0.1:50051/nobody"})),
         ("two", json!({"H2PING": "127.0.0.1:8082", "H2PingUseTLS": false})),
@@ -223,9 +228,11 @@ fn probes() {
             follows(&mesh, service, &id(service), status, words);
         }
     };
-    let well: [(&str, &str, &[&str]); 8] = [
+    let well: [(&str, &str, &[&str]); 10] = [
         ("page", "passing", &["HTTP PUT http://127.0.0.1:8080/moved: 200 OK", "Output: fine"]),
+        ("empty", "passing", &["204 No Content"]),
         ("cache", "passing", &["127.0.0.1:6379", "Success"]),
+        ("all", "passing", &["127.0.0.1:50051", "success"]),
         ("echo", "passing", &["127.0.0.1:50051/story", "success"]),
         ("two", "passing", &["HTTP2 ping was successful"]),
         ("old", "passing", &["HTTP GET https://127.0.0.1:8443/: 200 OK", "Output: old"]),
@@ -372,7 +379,7 @@ fn reports() {
 
     silence(&mesh);
     more_checks(&mesh);
-    maintenance(&mesh);
+    maintenance::said(&mesh);
     scripts_are_off(agent);
 
     // A service takes its checks along.
@@ -415,6 +422,20 @@ fn more_checks(mesh: &Mesh) {
         assert_eq!(checks.as_array().map(Vec::len), Some(1), "{checks}");
     }
 
+    // One of the host that stands for a service of it.
+    register(&json!({"ID": "alias", "Name": "alias", "AliasService": "api"}));
+    for (verb, status) in [("fail", "critical"), ("pass", "passing")] {
+        put(agent, &format!("/v1/agent/check/{verb}/alive"), "");
+        until(&format!("the alias is {status}"), SOON, || match own(agent, "alias")? {
+            check if check["Status"] == status => Ok(()),
+            check => Err(check.to_string()),
+        });
+    }
+    put(agent, "/v1/agent/check/deregister/alias", "");
+    follows(mesh, "api", "alive", "passing", &[]);
+
+    let both = json!({"Name": "both", "TTL": "1h", "TCP": "127.0.0.1:1"});
+    refused(agent, "/v1/agent/check/register", &both, 400, &["both", "several kinds"]);
     let stray = json!({"Name": "stray", "ServiceID": "nobody", "TTL": "1h"});
     refused(agent, "/v1/agent/check/register", &stray, 400, &["nobody", "does not exist"]);
     refused(agent, "/v1/agent/check/deregister/stray", &Value::Null, 404, &["stray"]);
@@ -430,37 +451,6 @@ fn more_checks(mesh: &Mesh) {
     for service in ["api", "front", "far"] {
         offered(mesh, service, "passing");
     }
-}
-
-fn maintenance(mesh: &Mesh) {
-    let agent = mesh.on(2);
-    agent.register(&json!({"Name": "other", "Port": 1}));
-    let said = agent.purlin(&["maint", "-enable", "-service=api", "-reason=new disk"]);
-    has(&said, &["now enabled", "api"]);
-    let check = follows(mesh, "api", "_service_maintenance:api", "critical", &[]);
-    assert_eq!(check["Notes"], "new disk", "{check}");
-    offered(mesh, "other", "passing");
-    has(&agent.purlin(&["maint"]), &["service:", "api", "new disk"]);
-    has(&agent.purlin(&["maint", "-disable", "-service", "api"]), &["now disabled", "api"]);
-    offered(mesh, "api", "passing");
-    assert_eq!(agent.purlin(&["maint"]), "");
-
-    agent.purlin(&["maint", "-enable", "-reason", "moving house"]);
-    for service in ["api", "other", "far"] {
-        offered(mesh, service, "critical");
-    }
-    let node = mesh.on(1).get("/v1/health/node/h2").expect("checks");
-    assert_eq!(
-        find(&node, "_node_maintenance").map(|check| check["Notes"].clone()),
-        Some(json!("moving house"))
-    );
-    has(&agent.purlin(&["maint"]), &["node:", "h2", "moving house"]);
-    agent.purlin(&["maint", "-disable"]);
-    for service in ["api", "other", "far"] {
-        offered(mesh, service, "passing");
-    }
-    let unknown = agent.try_purlin(&["maint", "-enable", "-service=nobody"]);
-    has(&unknown.expect_err("no such service"), &["nobody"]);
 }
 
 /// Nobody gets a program run here by registering a check.

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use super::api::python;
 use super::ran::has;
+use crate::kit::apps::client_passes;
 use crate::kit::mesh::PURLIN;
 use crate::kit::{Agent, Host, Lab, Mesh};
 
@@ -16,12 +16,7 @@ pub const STORIES: &[(&str, fn())] = &[
 
 fn an_unmodified_consul_client() {
     let mesh = Mesh::start(2, "");
-    let host = mesh.lab.host(2);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/kv_client.py");
-    let output = host.output("timeout", &["300", &python(), script]);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
-    assert_eq!(out.lines().filter(|line| line.ends_with(": ok")).count(), 5, "{out}");
+    client_passes(mesh.lab.host(2), "kv_client.py", 5);
 }
 
 /// Runs `purlin` with something on its standard input.

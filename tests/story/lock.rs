@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::api::python;
 use super::ran::has;
+use crate::kit::apps::client_passes;
 use crate::kit::mesh::PURLIN;
 use crate::kit::wait::{LONG, SOON};
 use crate::kit::{Host, Mesh, Process, until};
@@ -21,12 +21,7 @@ const EXPIRED: Duration = Duration::from_secs(120);
 
 fn an_unmodified_consul_client() {
     let mesh = Mesh::start(2, "");
-    let host = mesh.lab.host(2);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/lock_client.py");
-    let output = host.output("timeout", &["300", &python(), script]);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
-    assert_eq!(out.lines().filter(|line| line.ends_with(": ok")).count(), 4, "{out}");
+    client_passes(mesh.lab.host(2), "lock_client.py", 4);
 }
 
 fn a_host_that_dies_lets_go_what_it_held() {

@@ -10,7 +10,7 @@ import threading
 import consul
 from consul.exceptions import ConsulException
 
-from kv_client import http, raises, until
+from asking import http, raises, until
 
 
 def sessions(c):

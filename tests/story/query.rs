@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::api::python;
 use super::ran::{Ran, has};
+use crate::kit::apps::client_passes;
 use crate::kit::wait::{LONG, SOON};
 use crate::kit::{Agent, Mesh, until};
 
@@ -21,11 +21,7 @@ fn db(tags: &[&str]) -> Value {
 fn an_unmodified_consul_client() {
     let mesh = Mesh::start(2, "");
     mesh.on(2).register(&db(&["primary"]));
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/query_client.py");
-    let output = mesh.lab.host(2).output("timeout", &["120", &python(), script]);
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}");
-    assert_eq!(out, "events: ok\nqueries: ok\n");
+    client_passes(mesh.lab.host(2), "query_client.py", 2);
 }
 
 /// Names of the events that a host lists.

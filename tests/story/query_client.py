@@ -8,7 +8,7 @@ import threading
 import consul
 from consul.exceptions import BadRequest, ConsulException
 
-from consul_client import raises, until
+from asking import raises, until
 
 
 def events(c):

@@ -78,8 +78,10 @@ pub fn thresholds() {
     let (web, far, agent) = (mesh.lab.host(1), mesh.lab.host(2), mesh.on(2));
     let (_app, gate) = (nginx(far, 8080, "here"), Gate::start(far, "127.0.0.1:8081"));
     agent.register(&gated("api", 8081, json!({"SuccessBeforePassing": 2, "FailuresBeforeCritical": 3})));
-    mesh.on(1).register(&client("web", &[("api", 9191)]));
-    mesh.on(1).purlin(&["intention", "create", "web", "api"]);
+    mesh.on(1).register(&client("web", &[("api", 9191), ("slow", 9192)]));
+    for called in ["api", "slow"] {
+        mesh.on(1).purlin(&["intention", "create", "web", called]);
+    }
 
     // The first answer counts at once.
     gate.await_question();
@@ -95,7 +97,7 @@ pub fn thresholds() {
     await_status(web, 9191, 200, SOON);
     gate.answer(500);
     follows(&mesh, "api", &id("api"), "critical", &["500"]);
-    has(&await_status(web, 9191, 503, SOON), &["api"]);
+    has(&await_status(web, 9191, 503, SOON), &["api", "healthy"]);
     for _ in 0..2 {
         stays(&mesh, &gate, "api", "critical");
         gate.answer(200);
@@ -111,9 +113,12 @@ pub fn thresholds() {
     follows(&mesh, "slow", &id("slow"), "passing", &["200"]);
     for status in ["passing", "passing", "warning"] {
         stays(&mesh, &gate, "slow", status);
+        // A warning is no reason not to be called.
+        await_status(web, 9192, 200, SOON);
         gate.answer(500);
     }
     follows(&mesh, "slow", &id("slow"), "critical", &["500"]);
+    has(&await_status(web, 9192, 503, SOON), &["slow", "healthy"]);
 
     // Where the host allows it, the API may have a script run.
     let script = json!({"Args": ["sh", "-c", "echo told by $0; exit 1", "h2"], "Interval": "1s"});
