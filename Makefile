@@ -10,11 +10,11 @@ build:
 release:
 	$(CARGO) build --locked --release
 
-# The whole mesh on one machine, told step by step; goes on until Ctrl-C.
+# The whole mesh on one machine, told step by step; goes on until Ctrl-C. Prints nothing else: the steps can be JSON.
 demo:
 	@tests/setup build
-	$(CARGO) build --locked
-	target/debug/purlin demo $(DEMO_ARGS)
+	@$(CARGO) build --locked
+	@target/debug/purlin demo $(DEMO_ARGS)
 
 # Everything that CI runs after linting.
 test:

@@ -29,7 +29,7 @@ const ROOT: &[(&str, &str)] = &[
     ("auto_config", JOIN),
     ("auto_encrypt", TLS),
     ("auto_reload_config", "use `purlin reload` or SIGHUP"),
-    ("autopilot", RAFT),
+    ("autopilot", "see `purlin operator autopilot set-config`"),
     ("bootstrap", "use `purlin server --bootstrap`"),
     (
         "bootstrap_expect",
@@ -79,6 +79,7 @@ const ROOT: &[(&str, &str)] = &[
     ("primary_datacenter", FEDERATION),
     ("primary_gateways", FEDERATION),
     ("primary_gateways_interval", FEDERATION),
+    ("protocol", TUNING),
     ("raft_boltdb", RAFT),
     ("raft_logstore", RAFT),
     ("raft_prevote_disabled", RAFT),

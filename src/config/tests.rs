@@ -272,6 +272,18 @@ fn every_table_refuses_a_bogus_key() {
 }
 
 #[test]
+fn what_is_missing_is_not_said_to_be_on_the_line_of_another() {
+    let text = "service { name = \"web\" }\nservice { id = \"b\" }\nnode_name = \"h\"\n";
+    assert_eq!(errors(&[("a.hcl", text)], Mode::Validate), ["a.hcl: service \"b\": name: is required"]);
+    let text = "service {\n  name = \"web\"\n  connect {\n    sidecar_service {\n      proxy {\n        upstreams { local_bind_port = 1 }\n      }\n    }\n  }\n}\n";
+    let found = errors(&[("a.hcl", text)], Mode::Validate);
+    assert!(
+        found.iter().any(|text| text.starts_with("a.hcl:6: ") && text.contains("destination_name")),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn everything_wrong_is_said_at_once_with_file_line_and_key() {
     let first = "node_nmae = \"x\"\nbind_addr = \"nowhere\"\nports {\n  http = 99999\n}\nacl {\n  enabled = true\n}\n";
     let second = r#"{"client_addr": "0.0.0.0", "service": {"name": "web", "check": {"args": ["x"]}}}"#;

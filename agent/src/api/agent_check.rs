@@ -7,7 +7,7 @@ use purlin_model::definition::reader::{Problems, Table};
 use serde_json::{Map, Value};
 
 use super::Api;
-use super::agent_service::synced;
+use super::agent_service::{refuse_nameless, synced};
 use super::answer::{Answer, Failure};
 use super::read::filter_of;
 use super::request::Request;
@@ -30,7 +30,9 @@ pub(super) async fn list(api: &Api, request: &Request) -> Result<Answer, Failure
 
 /// `PUT agent/check/register`
 pub(super) async fn register(api: &Api, request: &Request) -> Result<Answer, Failure> {
-    let check = parse_check(&request.json()?, None)?;
+    let body = request.json()?;
+    refuse_nameless(&body, &["id", "checkid", "name"], "Missing check name")?;
+    let check = parse_check(&body, None)?;
     api.core.registry().register_check(check, Origin::Api).await?;
     Ok(synced(api).await)
 }

@@ -81,6 +81,7 @@ fn content_hash(shape: &Value) -> String {
 /// `PUT agent/service/register`
 pub(super) async fn register(api: &Api, request: &Request) -> Result<Answer, Failure> {
     let body = request.json()?;
+    refuse_nameless(&body, &["name"], "Missing service name")?;
     refuse_derived(&body)?;
     let definition = parse_service(&body)?;
     let registry = api.core.registry();
@@ -94,6 +95,14 @@ pub(super) async fn register(api: &Api, request: &Request) -> Result<Answer, Fai
         return Ok(Answer::empty().header("x-purlin-sync", format!("shadowed: {why}")));
     }
     Ok(synced(api).await)
+}
+
+/// What has none of these keys is refused in Consul's words.
+pub(super) fn refuse_nameless(body: &Value, keys: &[&str], words: &'static str) -> Result<(), Failure> {
+    let Some(fields) = body.as_object() else { return Ok(()) };
+    let is_empty = |value: &Value| value.is_null() || value.as_str() == Some("");
+    let is_named = fields.iter().any(|(key, value)| keys.contains(&plain(key).as_str()) && !is_empty(value));
+    if is_named { Ok(()) } else { Err(Failure::invalid(words)) }
 }
 
 /// Proxies are not registered: they follow from the service.

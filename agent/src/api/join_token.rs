@@ -89,7 +89,11 @@ fn parse_wanted(body: &Value) -> Result<Wanted, Failure> {
                 NodeRole::Agent
             }
         };
-        let ttl = table.span("TTL").unwrap_or(DEFAULT_TTL);
+        // A span of zero is read as none; whoever wrote it did not mean the default.
+        let ttl = match (table.span("TTL"), table.value("TTL")) {
+            (None, Some(_)) if !problems.has_faults() => Duration::ZERO,
+            (ttl, _) => ttl.unwrap_or(DEFAULT_TTL),
+        };
         if ttl < Duration::from_secs(1) || ttl > MAX_TTL {
             table.refuse("TTL", "must be between 1s and 8784h (a year)");
         }
@@ -168,6 +172,7 @@ mod tests {
     fn tokens_without_bounds_are_refused() {
         for body in [
             json!({"Role": "king"}),
+            json!({"TTL": "0s"}),
             json!({"TTL": "10ms"}),
             json!({"TTL": "99999h"}),
             json!({"Uses": 0}),

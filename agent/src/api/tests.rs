@@ -315,6 +315,12 @@ async fn ttl_checks_are_reported_and_answered_with_codes() {
     assert_eq!(host.put("/v1/agent/check/register", body).await.status, StatusCode::OK);
     assert!(names(&host.get("/v1/health/node/host-1").await.json(), "CheckID").contains(&"disk".to_owned()));
     assert_eq!(host.put("/v1/agent/check/deregister/disk", Value::Null).await.status, StatusCode::OK);
+    for (what, said) in [("service", "Missing service name"), ("check", "Missing check name")] {
+        for body in [json!({}), json!({"Name": "", "TTL": "30s"})] {
+            let answer = host.put(&format!("/v1/agent/{what}/register"), body).await;
+            assert_eq!((answer.status, answer.text.as_str()), (StatusCode::BAD_REQUEST, said));
+        }
+    }
 }
 
 #[tokio::test]

@@ -186,7 +186,10 @@ impl<'a> Table<'a> {
     /// Refuses what stands under `key` (or the table itself, for an empty key).
     pub fn refuse(&self, key: &str, why: impl AsRef<str>) {
         let at = if key.is_empty() { self.at.clone() } else { self.below(key) };
-        self.problems.refuse(&at, place(&self.root, &at, why.as_ref()));
+        let first = plain(key.split(['.', '[']).next().unwrap_or_default());
+        let is_written = self.fields.borrow().iter().any(|field| field.plain == first);
+        // What is missing has no line of its own; that of its block is the nearest.
+        self.problems.refuse(if is_written { &at } else { &self.at }, place(&self.root, &at, why.as_ref()));
     }
 
     pub fn warn(&self, key: &str, why: impl AsRef<str>) {
