@@ -206,6 +206,16 @@ fn revision(last: Option<LogId>) -> Revision {
     Revision(last.map_or(0, |id| id.index))
 }
 
+/// Does what blocks on the disk where it holds up nobody else.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    // What is done on another thread comes back at no moment that a seed could tell.
+    #[cfg(test)]
+    if super::tests::sim::is_here() {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
 /// A command that cannot be applied stops the server: going on without it would part it from the others.
 fn apply_one<M: Machine>(state: &mut M, at: LogId, envelope: &Envelope) -> io::Result<(Outcome, M::Touched)> {
     let refuse = |why: String| {
@@ -257,7 +267,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Store<M> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let (snapshots, kept) = (self.snapshots.clone(), meta.clone());
-        let install = tokio::task::spawn_blocking(move || -> io::Result<M> {
+        let install = on_disk(move || {
             // Understood first: what cannot be read must not replace what can.
             let state = M::decode(&snapshot).map_err(|why| {
                 io::Error::new(
@@ -268,15 +278,14 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for Store<M> {
             snapshots.save(&kept, |out| out.write_all(&snapshot))?;
             Ok(state)
         });
-        let state = install.await.map_err(io::Error::other)??;
+        let state = install.await?;
         self.install(meta, state);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshots = self.snapshots.clone();
-        let read = tokio::task::spawn_blocking(move || snapshots.newest());
-        let (snapshot, mut damaged) = read.await.map_err(io::Error::other)??;
+        let (snapshot, mut damaged) = on_disk(move || Ok(snapshots.newest()?)).await?;
         // An older one may not reach the log any more: only a start can tell, so this run ends here.
         match damaged.pop() {
             Some(error) => Err(error.into()),
@@ -297,7 +306,7 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for Builder<M> {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (state, meta, snapshots) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
-        let build = tokio::task::spawn_blocking(move || -> io::Result<Snapshot> {
+        on_disk(move || {
             if let Err(error) = snapshots.save(&meta, |out| state.encode_into(out)) {
                 // The log still has everything. A snapshot of nothing is older than any, so Raft ignores it.
                 tracing::error!(%error, "a snapshot cannot be written, so the log keeps growing");
@@ -306,7 +315,7 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for Builder<M> {
             }
             // Raft wants to know what it reaches to; who needs the bytes reads the file.
             Ok(Snapshot { meta, snapshot: Bytes::new() })
-        });
-        build.await.map_err(io::Error::other)?
+        })
+        .await
     }
 }

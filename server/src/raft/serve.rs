@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use openraft::raft::{
@@ -15,6 +15,7 @@ use openraft::raft::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::codec::{self, CodecError, Position, SnapshotHead};
 use super::log::{LogGauge, free_in};

@@ -9,6 +9,7 @@ mod members;
 mod power_cut;
 mod recover;
 mod restart;
+pub(super) mod sim;
 mod single;
 mod snapshot;
 mod space;

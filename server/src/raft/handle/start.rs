@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use openraft::storage::RaftLogStorage;
 use openraft::{Config, SnapshotPolicy};
 use purlin_model::command::LEVEL;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::{IN_FLIGHT_KIB, Inner, Raft, RaftHandle, leadership, space};
-use crate::raft::log::{LogOpenError, LogStore};
+use crate::raft::log::{LogGauge, LogOpenError, LogStore};
 use crate::raft::machine::{Hook, Loaded, Machine, Store};
 use crate::raft::network::{Book, Network, Transport};
 use crate::raft::serve::{Incoming, LEASE};
 use crate::raft::snapshot::{SnapshotError, SnapshotStore};
-use crate::raft::types::ServerNode;
+use crate::raft::types::{ServerNode, TypeConfig};
 
 /// Entries kept behind a snapshot: followers that are a little behind need no snapshot, a damaged snapshot can be
 /// passed over, and openraft's issue 2116 (a purge that overtakes an apply) stays out of reach.
@@ -37,6 +38,8 @@ pub struct RaftOptions {
     pub snapshot_every: u64,
     /// The newest command level that is taken in from others.
     pub level: u16,
+    /// Entries kept behind a snapshot.
+    pub keep_entries: u64,
 }
 
 impl RaftOptions {
@@ -53,6 +56,7 @@ impl RaftOptions {
             address: address.into(),
             snapshot_every: SNAPSHOT_EVERY,
             level: LEVEL,
+            keep_entries: KEEP_ENTRIES,
         }
     }
 
@@ -68,9 +72,9 @@ impl RaftOptions {
             // A restarted leader asks again: its state may be a moment behind what it had acknowledged.
             enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
-            max_in_snapshot_log_to_keep: KEEP_ENTRIES,
+            max_in_snapshot_log_to_keep: self.keep_entries,
             purge_batch_size: 1_000,
-            replication_lag_threshold: KEEP_ENTRIES,
+            replication_lag_threshold: self.keep_entries,
             max_payload_entries: 256,
             max_append_entries: Some(1_024),
             api_channel_size: Some(4_096),
@@ -146,15 +150,29 @@ impl<M: Machine> RaftHandle<M> {
         transport: Arc<dyn Transport>,
         hook: Arc<dyn Hook<M>>,
     ) -> Result<Self, StartError> {
+        let opening = options.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&opening, empty)).await;
+        let (snapshots, loaded, log) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
+        let gauge = log.gauge();
+        let store = Store::new(loaded, snapshots, hook);
+        let handle = Self::run(&options, log, gauge, store, transport).await?;
+        tokio::spawn(space::watch(Arc::downgrade(&handle.inner)));
+        Ok(handle)
+    }
+
+    /// Takes part with what was opened. `gauge` looks at `log`.
+    pub(crate) async fn run(
+        options: &RaftOptions,
+        log: impl RaftLogStorage<TypeConfig>,
+        gauge: LogGauge,
+        store: Store<M>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, StartError> {
         let config = options.config().validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let (own, level) = (options.node_id, options.level);
         let node = ServerNode { name: options.name.clone(), address: options.address.clone() };
         let snapshot_dir = options.dir.join("snapshots");
-        let opened = tokio::task::spawn_blocking(move || open(&options, empty)).await;
-        let (snapshots, loaded, log) = opened.map_err(|error| StartError::Raft(error.to_string()))??;
-        let gauge = log.gauge();
         let incoming = Incoming::new(level, gauge.clone(), snapshot_dir.clone());
-        let store = Store::new(loaded, snapshots, hook);
         let applied = store.subscribe();
         let book = Book::default();
         let network = Network { transport, book: book.clone() };
@@ -182,8 +200,6 @@ impl<M: Machine> RaftHandle<M> {
             proposals: AtomicU64::new(0),
             snapshots: snapshot_dir,
         };
-        let handle = Self { inner: Arc::new(inner) };
-        tokio::spawn(space::watch(Arc::downgrade(&handle.inner)));
-        Ok(handle)
+        Ok(Self { inner: Arc::new(inner) })
     }
 }

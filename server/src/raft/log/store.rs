@@ -494,3 +494,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.queue(Change::Purge(upto), Done::nobody()).await
     }
 }
+
+#[cfg(test)]
+impl LogGauge {
+    /// Of a log that is another than ours.
+    pub(crate) fn none() -> Self {
+        Self { shared: Weak::new(), closed: watch::channel(()).1 }
+    }
+}
