@@ -53,7 +53,11 @@ impl Dispatch {
         let pretty = query.as_ref().is_ok_and(|query| query.has("pretty"));
         let answer = match query {
             Ok(query) => self.handle(request, query, peer).await.unwrap_or_else(Failure::into_answer),
-            Err(failure) => failure.into_answer(),
+            Err(failure) => {
+                let (parts, body) = request.into_parts();
+                linger(body, &parts.headers);
+                failure.into_answer()
+            }
         };
         let mut response = answer.into_response(pretty);
         response.headers_mut().extend(self.headers.clone());

@@ -152,7 +152,7 @@ impl Service {
         tokio::select! {
             biased;
             answer = self.call_leader(method, body) => answer,
-            _ = replaced => Err(Fault::unavailable("another server leads now")),
+            Ok(_) = replaced => Err(Fault::unavailable("another server leads now")),
         }
     }
 
